@@ -1,0 +1,9 @@
+//! Contexts, compilation and launches. Nothing here names an operation.
+
+pub(crate) mod source;
+#[cfg(feature = "webgpu")]
+pub(crate) mod webgpu;
+mod workspace;
+
+pub use workspace::Workspace;
+pub(crate) use workspace::next_plan_id;

@@ -1,0 +1,94 @@
+//! What a plan needs on a device: its tables and its scratch memory. One idea for every operation.
+
+use crate::{Device, Result};
+
+/// Device memory for one plan at a time. [`Workspace::new`] is empty; the first `run` of a plan uploads the plan's
+/// tables and grows the scratch memory if it is too small. Later runs of the same plan allocate nothing.
+///
+/// Work that was *encoded* with a workspace must be submitted before the workspace is given another plan.
+pub struct Workspace {
+    plan_id: u64,
+    #[cfg(feature = "webgpu")]
+    pub(crate) webgpu: Option<GpuWorkspace>,
+}
+
+#[cfg(feature = "webgpu")]
+pub(crate) struct GpuWorkspace {
+    pub gpu: std::sync::Arc<super::webgpu::Gpu>,
+    /// The plan's tables: u32 words.
+    pub tables: wgpu::Buffer,
+    /// f32 scratch.
+    pub scratch: wgpu::Buffer,
+    /// Stands in for an optional buffer that the caller left out: never written, never read.
+    pub absent: [wgpu::Buffer; 2],
+    pub bindings: super::webgpu::Bindings,
+}
+
+impl Workspace {
+    /// An empty workspace on `device`.
+    pub fn new(device: &Device) -> Result<Self> {
+        match device {
+            Device::Reference => Ok(Workspace {
+                plan_id: 0,
+                #[cfg(feature = "webgpu")]
+                webgpu: None,
+            }),
+            #[cfg(feature = "webgpu")]
+            Device::WebGpu(gpu) => Ok(Workspace {
+                plan_id: 0,
+                webgpu: Some(GpuWorkspace {
+                    tables: gpu.create_buffer(16)?,
+                    scratch: gpu.create_buffer(16)?,
+                    absent: [gpu.create_buffer(16)?, gpu.create_buffer(16)?],
+                    bindings: Default::default(),
+                    gpu: gpu.clone(),
+                }),
+            }),
+        }
+    }
+
+    /// Bytes of device memory held now.
+    pub fn bytes(&self) -> usize {
+        #[cfg(feature = "webgpu")]
+        if let Some(w) = &self.webgpu {
+            return (w.tables.size() + w.scratch.size()) as usize;
+        }
+        0
+    }
+
+    /// Makes the workspace hold the tables and scratch of plan `plan_id`. `tables` is rendered only when it is not
+    /// the plan of last time.
+    #[cfg(feature = "webgpu")]
+    pub(crate) fn load(
+        &mut self,
+        op: &'static str,
+        plan_id: u64,
+        scratch_bytes: usize,
+        tables: impl FnOnce() -> Vec<u32>,
+    ) -> Result<&mut GpuWorkspace> {
+        let Some(w) = self.webgpu.as_mut() else {
+            return Err(crate::Error::invalid(op, "workspace", "one made for the WebGPU device", "one for the reference"));
+        };
+        if self.plan_id != plan_id {
+            let tables = tables();
+            let bytes: &[u8] = bytemuck::cast_slice(&tables);
+            let grow = |have: &wgpu::Buffer, need: usize| (have.size() as usize) < need;
+            if grow(&w.tables, bytes.len()) {
+                w.tables = w.gpu.create_buffer((bytes.len() * 3 / 2).next_multiple_of(16))?;
+            }
+            if grow(&w.scratch, scratch_bytes) {
+                w.scratch = w.gpu.create_buffer(scratch_bytes.next_multiple_of(16))?;
+            }
+            w.gpu.write_buffer(&w.tables, 0, bytes);
+            self.plan_id = plan_id;
+        }
+        Ok(w)
+    }
+}
+
+/// A number that no other plan of this process has.
+pub(crate) fn next_plan_id() -> u64 {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}

@@ -1,0 +1,16 @@
+//! The paged KV cache's book-keeping: pages, segments, views. Host side only; it moves no byte of KV.
+//!
+//! A [`KvCache`] serves all layers of a model whose pages are allocated alike: page `p` of the book-keeping is page
+//! `p` in every layer's K and V tensors, `[page, kv head, slot, dim]`.
+
+mod cache;
+mod lifetime;
+mod modality;
+mod segment;
+mod view;
+
+pub use cache::{Appended, Join, KvCache};
+pub use lifetime::{Birth, Death, Header, Lifetime, Lifetimes, TileClass};
+pub use modality::Modality;
+pub use segment::{Segment, Span};
+pub use view::{Entry, SegmentId, View, ViewId};

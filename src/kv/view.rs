@@ -1,0 +1,69 @@
+//! A view: what one agent sees.
+
+/// Names a segment of a [`KvCache`](super::KvCache).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SegmentId(pub(crate) u32);
+
+/// Names a view of a [`KvCache`](super::KvCache). A name is never used twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ViewId {
+    pub(crate) index: u32,
+    pub(crate) generation: u32,
+}
+
+/// Tokens `start .. start + len` of a segment, at slots `slot_base ..` of the view.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry {
+    /// The segment.
+    pub segment: SegmentId,
+    /// First token seen, counted from the start of the segment.
+    pub start: u32,
+    /// Number of tokens seen.
+    pub len: u32,
+    /// Slot of the first token seen.
+    pub slot_base: i32,
+    /// Added to the positions of these tokens, per axis: the cache keeps them rotated at their old positions.
+    pub shift: [i32; 4],
+}
+
+impl Entry {
+    /// The slot of token `t` of the segment (`t` may lie outside the entry).
+    pub fn slot_of(&self, t: u32) -> i32 {
+        self.slot_base + (t as i32 - self.start as i32)
+    }
+    /// One past the last slot.
+    pub fn slot_end(&self) -> i32 {
+        self.slot_base + self.len as i32
+    }
+}
+
+/// An ordered list of entries. Slots ascend along it; there are gaps where something was dropped.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct View {
+    pub(crate) entries: Vec<Entry>,
+    pub(crate) next_slot: i32,
+    pub(crate) next_position: i32,
+}
+
+impl View {
+    /// Entries in slot order.
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+    /// The slot that the next appended token gets.
+    pub fn next_slot(&self) -> i32 {
+        self.next_slot
+    }
+    /// The position at which text goes on: one past the greatest position used so far.
+    pub fn next_position(&self) -> i32 {
+        self.next_position
+    }
+    /// Tokens seen.
+    pub fn len(&self) -> usize {
+        self.entries.iter().map(|e| e.len as usize).sum()
+    }
+    /// Whether no token is seen.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+}

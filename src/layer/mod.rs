@@ -1,0 +1,8 @@
+//! What one layer kind needs from the kernels. The unit of configuration is the layer kind, never the whole model.
+
+mod presets;
+mod rope;
+mod spec;
+
+pub use rope::{Pairing, Rope};
+pub use spec::{Gate, LayerConstants, LayerSpec, LayerWeights, Norm, PackedLayout, Part};

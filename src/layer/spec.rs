@@ -1,0 +1,275 @@
+//! [`LayerSpec`] and the constants of one layer.
+
+use super::Rope;
+use crate::kv::Lifetimes;
+use crate::{Buffer, DType, Device, Error, Result};
+
+/// A norm over the lanes of one head, in f32.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Norm {
+    /// None.
+    None,
+    /// `x / sqrt(mean(x^2) + eps)` (arXiv 1910.07467), without weights.
+    Rms {
+        /// Added to the mean square.
+        eps: f32,
+    },
+    /// RMS norm times a weight per lane.
+    RmsScaled {
+        /// Added to the mean square.
+        eps: f32,
+    },
+    /// RMS norm times one plus a weight per lane (Gemma).
+    RmsOnePlus {
+        /// Added to the mean square.
+        eps: f32,
+    },
+}
+
+impl Norm {
+    /// Whether the norm has a weight per lane.
+    pub fn is_weighted(&self) -> bool {
+        matches!(self, Norm::RmsScaled { .. } | Norm::RmsOnePlus { .. })
+    }
+    /// Number used by the kernels: 0 none, 1 weightless, 2 scaled, 3 one plus.
+    pub(crate) fn code(&self) -> u32 {
+        match self {
+            Norm::None => 0,
+            Norm::Rms { .. } => 1,
+            Norm::RmsScaled { .. } => 2,
+            Norm::RmsOnePlus { .. } => 3,
+        }
+    }
+    /// The epsilon, 0 without a norm.
+    pub(crate) fn eps(&self) -> f32 {
+        match *self {
+            Norm::None => 0.0,
+            Norm::Rms { eps } | Norm::RmsScaled { eps } | Norm::RmsOnePlus { eps } => eps,
+        }
+    }
+}
+
+/// What multiplies the attention output, element by element, before the output projection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gate {
+    /// Nothing.
+    None,
+    /// `sigmoid(gate)`, a gate per element.
+    Sigmoid,
+}
+
+/// One part (q, k, v or gate) of a row of the packed projection: head `h`, lane `d` is element
+/// `offset + h * head_stride + d` of the row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Part {
+    /// First element.
+    pub offset: usize,
+    /// Distance between heads.
+    pub head_stride: usize,
+}
+
+/// Where q, k, v and gate lie in a row of the packed projection, in elements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PackedLayout {
+    /// Queries, `num_q_heads` of `head_dim`.
+    pub q: Part,
+    /// Keys, `num_kv_heads` of `head_dim`.
+    pub k: Part,
+    /// Values, `num_kv_heads` of `head_dim_v`.
+    pub v: Part,
+    /// Gates, `num_q_heads` of `head_dim_v`.
+    pub gate: Option<Part>,
+    /// Elements of a row.
+    pub width: usize,
+}
+
+/// One layer kind: heads, dims, scale, cap, sinks, rotation, norms, gate, lifetimes, storage.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LayerSpec {
+    /// A name for messages and plans.
+    pub name: String,
+    /// Query heads: a multiple of `num_kv_heads`.
+    pub num_q_heads: usize,
+    /// Key and value heads.
+    pub num_kv_heads: usize,
+    /// Lanes of q and k: a multiple of 8, at most 256.
+    pub head_dim: usize,
+    /// Lanes of v and of the output: a multiple of 8, at most 256.
+    pub head_dim_v: usize,
+    /// Multiplies the scores.
+    pub softmax_scale: f32,
+    /// Multiplies q after norm and rotation, before it is stored (Muse's QK scale factor, a temperature); 1 otherwise.
+    pub q_scale: f32,
+    /// `cap * tanh(score / cap)` on the scaled scores.
+    pub soft_cap: Option<f32>,
+    /// Whether each query head has a sink: a logit that takes part in the softmax and carries no value.
+    pub sinks: bool,
+    /// Rotation of q and k; `None` is NoPE.
+    pub rope: Option<Rope>,
+    /// Norm of q, before rotation.
+    pub q_norm: Norm,
+    /// Norm of k, before rotation.
+    pub k_norm: Norm,
+    /// Norm of v.
+    pub v_norm: Norm,
+    /// Norm of each head's output.
+    pub out_norm: Norm,
+    /// Gate of the output, after the norm.
+    pub gate: Gate,
+    /// Who sees what.
+    pub lifetimes: Lifetimes,
+    /// Storage of q, of the packed projection and of the output.
+    pub dtype: DType,
+    /// Storage of K and V.
+    pub kv_dtype: DType,
+}
+
+impl LayerSpec {
+    /// A plain causal layer: scale `1/sqrt(head_dim)`, no norms, no rotation, f32.
+    pub fn new(num_q_heads: usize, num_kv_heads: usize, head_dim: usize) -> Self {
+        LayerSpec {
+            name: "plain".into(),
+            num_q_heads,
+            num_kv_heads,
+            head_dim,
+            head_dim_v: head_dim,
+            softmax_scale: 1.0 / (head_dim as f32).sqrt(),
+            q_scale: 1.0,
+            soft_cap: None,
+            sinks: false,
+            rope: None,
+            q_norm: Norm::None,
+            k_norm: Norm::None,
+            v_norm: Norm::None,
+            out_norm: Norm::None,
+            gate: Gate::None,
+            lifetimes: Lifetimes::causal(),
+            dtype: DType::F32,
+            kv_dtype: DType::F32,
+        }
+    }
+
+    /// Query heads per KV head.
+    pub fn group(&self) -> usize {
+        self.num_q_heads / self.num_kv_heads.max(1)
+    }
+
+    /// q, k, v and, if the layer has one, gate, one after the other, heads contiguous.
+    pub fn packed(&self) -> PackedLayout {
+        let (q, kv) = (self.num_q_heads, self.num_kv_heads);
+        let (d, dv) = (self.head_dim, self.head_dim_v);
+        let v = (q + kv) * d;
+        let gate = v + kv * dv;
+        let has_gate = self.gate != Gate::None;
+        PackedLayout {
+            q: Part { offset: 0, head_stride: d },
+            k: Part { offset: q * d, head_stride: d },
+            v: Part { offset: v, head_stride: dv },
+            gate: has_gate.then_some(Part { offset: gate, head_stride: dv }),
+            width: gate + if has_gate { q * dv } else { 0 },
+        }
+    }
+
+    /// Checks what every operation relies on.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for numbers that make no layer, [`Error::Unsupported`] for layers that no kernel serves.
+    pub fn validate(&self, op: &'static str) -> Result<()> {
+        let (q, kv) = (self.num_q_heads, self.num_kv_heads);
+        if kv == 0 || q == 0 || q % kv != 0 {
+            return Err(Error::invalid(op, "num_q_heads", format!("a positive multiple of num_kv_heads = {kv}"), q));
+        }
+        for (name, d) in [("head_dim", self.head_dim), ("head_dim_v", self.head_dim_v)] {
+            if d == 0 || d % 8 != 0 || d > 256 {
+                return Err(Error::unsupported(op, format!("{name} {d}"), "multiples of 8 from 8 to 256"));
+            }
+        }
+        if self.group() > 64 {
+            return Err(Error::unsupported(op, format!("{} query heads per KV head", self.group()), "1 to 64"));
+        }
+        if !self.softmax_scale.is_finite() || !self.q_scale.is_finite() {
+            let got = format!("{} and {}", self.softmax_scale, self.q_scale);
+            return Err(Error::invalid(op, "softmax_scale and q_scale", "finite numbers", got));
+        }
+        if self.soft_cap.is_some_and(|c| !(c > 0.0 && c.is_finite())) {
+            return Err(Error::invalid(op, "soft_cap", "a positive number", format!("{:?}", self.soft_cap)));
+        }
+        if let Some(rope) = &self.rope {
+            let end = rope.first_lane + rope.lanes();
+            if rope.inv_freq.is_empty() || end > self.head_dim {
+                let expected = format!("1 or more lane pairs within {} lanes", self.head_dim);
+                return Err(Error::invalid(op, "rope", expected, format!("lanes {}..{end}", rope.first_lane)));
+            }
+            if rope.axis.len() != rope.inv_freq.len() || rope.axis.iter().any(|&a| a > 3) {
+                let expected = format!("{} axes from 0 to 3", rope.inv_freq.len());
+                return Err(Error::invalid(op, "rope.axis", expected, format!("{:?}", rope.axis)));
+            }
+            if rope.inv_freq.iter().any(|f| !f.is_finite() || *f < 0.0) || !rope.mscale.is_finite() {
+                return Err(Error::invalid(op, "rope.inv_freq", "finite numbers >= 0", "something else"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The weights of one layer; empty where the layer kind has none.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct LayerWeights {
+    /// `head_dim` weights of the q norm.
+    pub q_norm: Vec<f32>,
+    /// `head_dim` weights of the k norm.
+    pub k_norm: Vec<f32>,
+    /// `head_dim_v` weights of the v norm.
+    pub v_norm: Vec<f32>,
+    /// `head_dim_v` weights of the output norm.
+    pub out_norm: Vec<f32>,
+    /// A sink logit per query head.
+    pub sinks: Vec<f32>,
+}
+
+/// The constants of one layer on a device, made once per layer.
+///
+/// The buffer holds, as 32-bit words: `q_norm[D] k_norm[D] v_norm[Dv] out_norm[Dv] sinks[Hq]` (f32; weights that the
+/// layer lacks are zeros), then per rotated lane pair `turns_hi turns_lo axis` (u32): `inv_freq / 2 pi` as a 64-bit
+/// fraction of a turn, so that `position * turns` modulo one is exact in integers.
+#[derive(Debug, Clone)]
+pub struct LayerConstants {
+    pub(crate) buffer: Buffer,
+    pub(crate) weights: LayerWeights,
+}
+
+impl LayerConstants {
+    /// Checks the weights against the layer kind and uploads them.
+    pub fn new(device: &Device, spec: &LayerSpec, weights: LayerWeights) -> Result<Self> {
+        const OP: &str = "layer constants";
+        spec.validate(OP)?;
+        let (d, dv) = (spec.head_dim, spec.head_dim_v);
+        let needs = [
+            ("q_norm", &weights.q_norm, if spec.q_norm.is_weighted() { d } else { 0 }, d),
+            ("k_norm", &weights.k_norm, if spec.k_norm.is_weighted() { d } else { 0 }, d),
+            ("v_norm", &weights.v_norm, if spec.v_norm.is_weighted() { dv } else { 0 }, dv),
+            ("out_norm", &weights.out_norm, if spec.out_norm.is_weighted() { dv } else { 0 }, dv),
+            ("sinks", &weights.sinks, if spec.sinks { spec.num_q_heads } else { 0 }, spec.num_q_heads),
+        ];
+        let mut words: Vec<u32> = Vec::new();
+        for (name, have, need, room) in needs {
+            if have.len() != need {
+                return Err(Error::invalid(OP, name, format!("{need} numbers"), have.len()));
+            }
+            words.extend(have.iter().map(|x| x.to_bits()));
+            words.extend(std::iter::repeat_n(0, room - need));
+        }
+        if let Some(rope) = &spec.rope {
+            for (f, &axis) in rope.inv_freq.iter().zip(&rope.axis) {
+                let turns = (f / std::f64::consts::TAU).fract();
+                // 2^64 * turns in two steps, each exact in f64 up to its 53 bits.
+                let hi = (turns * 4294967296.0).floor();
+                let lo = (turns * 4294967296.0 - hi) * 4294967296.0;
+                words.extend([hi as u32, lo as u32, u32::from(axis)]);
+            }
+        }
+        let buffer = Buffer::zeros(device, words.len() * 4)?;
+        buffer.write(0, bytemuck::cast_slice(&words))?;
+        Ok(LayerConstants { buffer, weights })
+    }
+}

@@ -1,0 +1,17 @@
+#![doc = include_str!("../README.md")]
+
+pub(crate) mod backend;
+mod device;
+mod dtype;
+mod error;
+pub mod kv;
+pub mod layer;
+mod tensor;
+
+pub use backend::Workspace;
+pub use device::Device;
+pub use dtype::{DType, Tolerance};
+pub use error::{Error, Result};
+pub use tensor::{Buffer, Tensor};
+#[cfg(feature = "webgpu")]
+pub use wgpu;

@@ -1,0 +1,243 @@
+//! Device memory and strided views of it.
+
+use std::sync::{Arc, RwLock};
+
+use crate::{DType, Device, Error, Result};
+
+/// A block of memory on one device. Cloning clones the handle, not the bytes.
+#[derive(Clone)]
+pub struct Buffer {
+    pub(crate) memory: Memory,
+    bytes: usize,
+}
+
+#[derive(Clone)]
+pub(crate) enum Memory {
+    Host(Arc<RwLock<Vec<u8>>>),
+    #[cfg(feature = "webgpu")]
+    WebGpu(Arc<crate::backend::webgpu::Gpu>, wgpu::Buffer),
+}
+
+impl std::fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let device = match &self.memory {
+            Memory::Host(_) => "reference",
+            #[cfg(feature = "webgpu")]
+            Memory::WebGpu(..) => "webgpu",
+        };
+        write!(f, "Buffer({device}, {} bytes)", self.bytes)
+    }
+}
+
+impl Buffer {
+    /// Allocates `bytes` zero bytes on `device`, rounded up to 16.
+    pub fn zeros(device: &Device, bytes: usize) -> Result<Self> {
+        let bytes = bytes.next_multiple_of(16).max(16);
+        let memory = match device {
+            Device::Reference => Memory::Host(Arc::new(RwLock::new(vec![0; bytes]))),
+            #[cfg(feature = "webgpu")]
+            Device::WebGpu(gpu) => Memory::WebGpu(gpu.clone(), gpu.create_buffer(bytes)?),
+        };
+        Ok(Buffer { memory, bytes })
+    }
+
+    /// Wraps a buffer that the caller owns on the caller's `wgpu` device. It needs the usages `STORAGE`, and
+    /// `COPY_SRC` / `COPY_DST` for [`Buffer::read`] / [`Buffer::write`].
+    #[cfg(feature = "webgpu")]
+    pub fn from_wgpu(device: &Device, buffer: wgpu::Buffer) -> Result<Self> {
+        let bytes = buffer.size() as usize;
+        match device {
+            Device::WebGpu(gpu) => Ok(Buffer { memory: Memory::WebGpu(gpu.clone(), buffer), bytes }),
+            other => Err(Error::invalid("buffer", "device", "a WebGPU device", other)),
+        }
+    }
+
+    /// Size in bytes.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether two handles name the same memory.
+    pub fn is_same(&self, other: &Buffer) -> bool {
+        match (&self.memory, &other.memory) {
+            (Memory::Host(a), Memory::Host(b)) => Arc::ptr_eq(a, b),
+            #[cfg(feature = "webgpu")]
+            (Memory::WebGpu(_, a), Memory::WebGpu(_, b)) => a == b,
+            #[cfg(feature = "webgpu")]
+            _ => false,
+        }
+    }
+
+    /// Copies bytes into the buffer. `offset` and the length are multiples of 4.
+    pub fn write(&self, offset: usize, bytes: &[u8]) -> Result<()> {
+        if offset % 4 != 0 || bytes.len() % 4 != 0 || offset + bytes.len() > self.bytes {
+            let got = format!("{} bytes at {offset}", bytes.len());
+            return Err(Error::invalid(
+                "buffer write",
+                "range",
+                format!("multiples of 4 within {} bytes", self.bytes),
+                got,
+            ));
+        }
+        match &self.memory {
+            Memory::Host(m) => {
+                lock_write(m)[offset..offset + bytes.len()].copy_from_slice(bytes);
+                Ok(())
+            }
+            #[cfg(feature = "webgpu")]
+            Memory::WebGpu(gpu, b) => {
+                gpu.write_buffer(b, offset, bytes);
+                Ok(())
+            }
+        }
+    }
+
+    /// Copies the whole buffer out. Waits for the device.
+    pub fn read(&self) -> Result<Vec<u8>> {
+        match &self.memory {
+            Memory::Host(m) => Ok(lock_read(m).clone()),
+            #[cfg(feature = "webgpu")]
+            Memory::WebGpu(gpu, b) => gpu.read_buffer(b),
+        }
+    }
+}
+
+// A poisoned lock only means that another thread panicked between two whole-element writes: the bytes are still bytes.
+pub(crate) fn lock_read(m: &RwLock<Vec<u8>>) -> std::sync::RwLockReadGuard<'_, Vec<u8>> {
+    m.read().unwrap_or_else(|e| e.into_inner())
+}
+
+pub(crate) fn lock_write(m: &RwLock<Vec<u8>>) -> std::sync::RwLockWriteGuard<'_, Vec<u8>> {
+    m.write().unwrap_or_else(|e| e.into_inner())
+}
+
+/// A strided view of a [`Buffer`]: element type, offset, shape and strides, all in elements, bounds checked when made.
+#[derive(Clone, Debug)]
+pub struct Tensor {
+    buffer: Buffer,
+    dtype: DType,
+    offset: usize,
+    shape: Vec<usize>,
+    strides: Vec<usize>,
+}
+
+impl Tensor {
+    /// A row-major view of the start of `buffer`.
+    pub fn new(buffer: Buffer, dtype: DType, shape: &[usize]) -> Result<Self> {
+        let mut strides = vec![1; shape.len()];
+        for i in (0..shape.len().saturating_sub(1)).rev() {
+            strides[i] = strides[i + 1] * shape[i + 1];
+        }
+        Tensor::with_strides(buffer, dtype, 0, shape, &strides)
+    }
+
+    /// A view with an offset and strides in elements.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if shape and strides differ in rank or the last element lies outside the buffer.
+    pub fn with_strides(
+        buffer: Buffer,
+        dtype: DType,
+        offset: usize,
+        shape: &[usize],
+        strides: &[usize],
+    ) -> Result<Self> {
+        if shape.len() != strides.len() {
+            return Err(Error::invalid("tensor", "strides", format!("{} of them", shape.len()), strides.len()));
+        }
+        let last: usize = shape.iter().zip(strides).map(|(&n, &s)| n.saturating_sub(1) * s).sum();
+        let end = if shape.contains(&0) { offset } else { offset + last + 1 };
+        if end * dtype.size() > buffer.bytes() {
+            let need = format!("at least {} bytes", end * dtype.size());
+            return Err(Error::invalid("tensor", "buffer", need, format!("{} bytes", buffer.bytes())));
+        }
+        Ok(Tensor { buffer, dtype, offset, shape: shape.to_vec(), strides: strides.to_vec() })
+    }
+
+    /// A new zeroed row-major tensor.
+    pub fn zeros(device: &Device, dtype: DType, shape: &[usize]) -> Result<Self> {
+        let bytes = shape.iter().product::<usize>() * dtype.size();
+        Tensor::new(Buffer::zeros(device, bytes)?, dtype, shape)
+    }
+
+    /// A new row-major tensor with the given values, rounded to `dtype`.
+    pub fn from_f32(device: &Device, dtype: DType, shape: &[usize], values: &[f32]) -> Result<Self> {
+        let t = Tensor::zeros(device, dtype, shape)?;
+        t.write_f32(values)?;
+        Ok(t)
+    }
+
+    /// The memory behind the view.
+    pub fn buffer(&self) -> &Buffer {
+        &self.buffer
+    }
+    /// Element type.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+    /// First element, in elements from the start of the buffer.
+    pub fn offset(&self) -> usize {
+        self.offset
+    }
+    /// Sizes of the dimensions.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+    /// Distance between neighbours along each dimension, in elements.
+    pub fn strides(&self) -> &[usize] {
+        &self.strides
+    }
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+    /// Whether the view has no element.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The same view with its dimensions reordered: `axes[i]` is the old place of the new dimension `i`.
+    pub fn permute(&self, axes: &[usize]) -> Result<Self> {
+        let mut seen = axes.to_vec();
+        seen.sort_unstable();
+        if seen != (0..self.shape.len()).collect::<Vec<_>>() {
+            return Err(Error::invalid("tensor permute", "axes", "each dimension once", format!("{axes:?}")));
+        }
+        let mut t = self.clone();
+        t.shape = axes.iter().map(|&a| self.shape[a]).collect();
+        t.strides = axes.iter().map(|&a| self.strides[a]).collect();
+        Ok(t)
+    }
+
+    /// Element offsets of the view in row-major order.
+    pub(crate) fn offsets(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.len()).map(move |mut i| {
+            let mut o = self.offset;
+            for d in (0..self.shape.len()).rev() {
+                o += (i % self.shape[d]) * self.strides[d];
+                i /= self.shape[d];
+            }
+            o
+        })
+    }
+
+    /// Reads the view in row-major order. Waits for the device.
+    pub fn read_f32(&self) -> Result<Vec<f32>> {
+        let (bytes, n) = (self.buffer.read()?, self.dtype.size());
+        Ok(self.offsets().map(|o| self.dtype.decode(&bytes[o * n..(o + 1) * n])).collect())
+    }
+
+    /// Writes the view in row-major order, rounding to its type. What lies between its elements stays as it was.
+    pub fn write_f32(&self, values: &[f32]) -> Result<()> {
+        if values.len() != self.len() {
+            return Err(Error::invalid("tensor write", "values", self.len(), values.len()));
+        }
+        let n = self.dtype.size();
+        let whole = self.len() * n == self.buffer.bytes();
+        let mut bytes = if whole { vec![0; self.buffer.bytes()] } else { self.buffer.read()? };
+        for (o, &x) in self.offsets().zip(values) {
+            self.dtype.encode(x, &mut bytes[o * n..(o + 1) * n]);
+        }
+        self.buffer.write(0, &bytes)
+    }
+}

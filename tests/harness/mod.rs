@@ -1,0 +1,90 @@
+//! Shared by all tests: the devices, the comparison, deterministic inputs, poison.
+#![allow(dead_code, missing_docs)] // every test binary uses its own part of it
+
+use std::sync::OnceLock;
+
+use colatent::{DType, Device, Tensor};
+
+/// Devices under test besides the reference. One GPU device per process. An absent device is a printed skip, and a
+/// failure when `COLATENT_REQUIRE` names it.
+pub fn devices() -> &'static [Device] {
+    static DEVICES: OnceLock<Vec<Device>> = OnceLock::new();
+    DEVICES.get_or_init(|| {
+        let required = std::env::var("COLATENT_REQUIRE").unwrap_or_default();
+        let mut found = vec![Device::reference()];
+        #[cfg(feature = "webgpu")]
+        match Device::webgpu() {
+            Ok(device) => found.push(device),
+            Err(e) => {
+                assert!(!required.split(',').any(|r| r == "webgpu"), "COLATENT_REQUIRE=webgpu, but {e}");
+                eprintln!("SKIPPED on webgpu: {e}");
+            }
+        }
+        let _ = required;
+        found
+    })
+}
+
+/// A small deterministic generator (SplitMix64), so that a case is a row of numbers.
+#[derive(Clone)]
+pub struct Rng(pub u64);
+
+impl Rng {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+    /// Uniform in `0..n`.
+    pub fn below(&mut self, n: usize) -> usize {
+        (self.next() % n as u64) as usize
+    }
+    /// Uniform in `-1..1`, with one outlier in 16 up to +-4 so that softmaxes are not flat.
+    pub fn value(&mut self) -> f32 {
+        let x = (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0;
+        if self.next() % 16 == 0 { 4.0 * x } else { x }
+    }
+    pub fn values(&mut self, n: usize) -> Vec<f32> {
+        (0..n).map(|_| self.value()).collect()
+    }
+}
+
+/// Per-element comparison: NaN and infinities exact, then the table of tolerances; names the worst element.
+pub fn compare(what: &str, got: &[f32], want: &[f32], dtype: DType) -> Result<(), String> {
+    compare_within(what, got, want, dtype.tolerance())
+}
+
+/// [`compare`] with a tolerance derived by the caller.
+pub fn compare_within(what: &str, got: &[f32], want: &[f32], tol: colatent::Tolerance) -> Result<(), String> {
+    if got.len() != want.len() {
+        return Err(format!("{what}: {} elements, expected {}", got.len(), want.len()));
+    }
+    let mut worst = None;
+    let mut bad = 0;
+    for (i, (&g, &w)) in got.iter().zip(want).enumerate() {
+        if !tol.accepts(g, w) {
+            bad += 1;
+            let size = if g.is_finite() && w.is_finite() { (g - w).abs() } else { f32::INFINITY };
+            if worst.is_none_or(|(s, _)| size > s) {
+                worst = Some((size, i));
+            }
+        }
+    }
+    match worst {
+        None => Ok(()),
+        Some((_, i)) => Err(format!(
+            "{what}: {bad} of {} elements differ; worst at {i}: got {}, want {}, allowed {tol:?}",
+            got.len(),
+            got[i],
+            want[i]
+        )),
+    }
+}
+
+/// A tensor filled with NaN: outputs start like this, and so do pages.
+pub fn poisoned(device: &Device, dtype: DType, shape: &[usize]) -> Tensor {
+    let n = shape.iter().product();
+    Tensor::from_f32(device, dtype, shape, &vec![f32::NAN; n]).expect("allocation of a small tensor")
+}
