@@ -5,7 +5,9 @@ mod device;
 mod dtype;
 mod error;
 pub mod kv;
+pub mod attention;
 pub mod layer;
+pub mod merge;
 mod tensor;
 
 pub use backend::Workspace;

@@ -52,6 +52,15 @@ impl Buffer {
         }
     }
 
+    /// The `wgpu` buffer behind the handle.
+    #[cfg(feature = "webgpu")]
+    pub(crate) fn wgpu(&self, op: &'static str, argument: &'static str) -> Result<&wgpu::Buffer> {
+        match &self.memory {
+            Memory::WebGpu(_, b) => Ok(b),
+            Memory::Host(_) => Err(Error::invalid(op, argument, "memory of the WebGPU device", "host memory")),
+        }
+    }
+
     /// Size in bytes.
     pub fn bytes(&self) -> usize {
         self.bytes

@@ -3,7 +3,7 @@
 pub(crate) mod source;
 #[cfg(feature = "webgpu")]
 pub(crate) mod webgpu;
-mod workspace;
+pub(crate) mod workspace;
 
 pub use workspace::Workspace;
 pub(crate) use workspace::next_plan_id;

@@ -259,6 +259,27 @@ impl Gpu {
     }
 }
 
+/// Offset and the strides of all dimensions but the last of a tensor, in chunks of 4 elements.
+///
+/// # Errors
+/// [`Error::Unsupported`] where a chunk would not be aligned or 32 bits cannot count the chunks.
+pub(crate) fn chunks<const N: usize>(
+    op: &'static str,
+    argument: &'static str,
+    tensor: &crate::Tensor,
+) -> Result<[u32; N]> {
+    let mut place = [0; N];
+    let elements = std::iter::once(tensor.offset()).chain(tensor.strides().iter().copied());
+    for (chunk, n) in place.iter_mut().zip(elements) {
+        if n % 4 != 0 {
+            let what = format!("{argument} with offset {} and strides {:?}", tensor.offset(), tensor.strides());
+            return Err(Error::unsupported(op, what, "offsets and strides that are multiples of 4 elements"));
+        }
+        *chunk = u32::try_from(n / 4).map_err(|_| Error::unsupported(op, argument, "strides below 2^34"))?;
+    }
+    Ok(place)
+}
+
 impl Bindings {
     fn get(&mut self, gpu: &Gpu, launch: &Launch<'_>) -> Result<&wgpu::BindGroup> {
         let kernel = launch.kernel;

@@ -1,0 +1,292 @@
+// attention.wgsl: partial attention states of a work list: one pass over paged K/V with online softmax.
+// Maths     s = score_scale * dot(q, k) (base 2; with a cap: cap * tanh), per tile of keys: S = Q K^T, m' = max(m, S),
+//           P = exp2(S - m'), O = O * exp2(m - m') + P V, l = l * exp2(m - m') + sum P; then O / l and ln sum.
+// Shapes    q [row, num_q_heads, head dim]; k, v [page, num_kv_heads, PAGE_SIZE, dim];
+//           partial [state, num_q_heads, value dim] f32, then lse [state, num_q_heads] f32.
+// Tables    header [num_items, items, item_rows, runs, pages, shifts, rules, lse, merge header x 4];
+//           item     [rows_begin, num_rows, runs_begin, num_runs, pages_begin, first state, 0, 0];
+//           item row [row, slot, slot of token 0, first token seen, end of tokens seen, shift + 1 or 0, gap begin, gap end];
+//           run      [first token, end token, full, span start, span end, rule, 0, 0]; rule [birth kind, 3 operands, death
+//           kind, operand, 0, 0]. A run lies in one span; its tiles of keys start at multiples of the tile from the span.
+// Grid      one workgroup per (item, KV head), folded to two dimensions. A tile is (rows x heads of the group) x keys.
+// Lanes     lane = (query group, key group). Scores: QUERIES_PER_LANE x KEYS_PER_LANE in registers. Values: the key
+//           group owns every 8th chunk of the output. Softmax: one lane per query. Queries never mix, so that a
+//           row's bits do not depend on its neighbours in the tile.
+// Numerics  f32 throughout, finite sentinels. Values of unseen keys are left out by selection and may hold anything.
+// Constants LANES, KEY_GROUPS, QUERIES_PER_LANE, KEYS_PER_LANE, GROUP, HEAD_CHUNKS, VALUE_CHUNKS (dims / 4), PAGE_SIZE,
+//           HAS_SOFT_CAP, HAS_SHIFT, PAIRS_ARE_HALVES, ROPE_FIRST, ROPE_PAIRS; storage q, k, v.
+// #include "common/dtype.wgsl"
+// #include "common/lifetime.wgsl"
+
+struct AttentionParams {
+    num_q_heads: u32,
+    num_kv_heads: u32,
+    q_offset: u32,
+    q_row_stride: u32,
+    q_head_stride: u32,
+    k_offset: u32,
+    k_page_stride: u32,
+    k_head_stride: u32,
+    k_token_stride: u32,
+    v_offset: u32,
+    v_page_stride: u32,
+    v_head_stride: u32,
+    v_token_stride: u32,
+    score_scale: f32,
+    cap_scale: f32,
+    padding: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: AttentionParams;
+@group(0) @binding(1) var<storage, read> q: array<q_chunk>;
+@group(0) @binding(2) var<storage, read> k: array<k_chunk>;
+@group(0) @binding(3) var<storage, read> v: array<v_chunk>;
+@group(0) @binding(4) var<storage, read> tables: array<u32>;
+@group(0) @binding(5) var<storage, read_write> partials: array<f32>;
+
+const QUERIES: u32 = LANES / KEY_GROUPS * QUERIES_PER_LANE;
+const KEYS: u32 = KEY_GROUPS * KEYS_PER_LANE;
+// One key more than a tile has, so that neighbouring queries lie in different banks.
+const KEY_STRIDE: u32 = KEYS + 1u;
+// Output chunks of a lane; the last may lie beyond the value dim and is not written.
+const LANE_CHUNKS: u32 = (VALUE_CHUNKS + KEY_GROUPS - 1u) / KEY_GROUPS;
+const LN_2: f32 = 0.6931471805599453;
+// Below every score.
+const NOTHING: f32 = -1e30;
+// A weight that says "not seen": weights of seen keys are never negative.
+const UNSEEN: f32 = -1.0;
+
+// Scores, then weights, of the tile: [query][key].
+var<workgroup> weights: array<f32, QUERIES * KEY_STRIDE>;
+// First chunk of each key's value.
+var<workgroup> value_base: array<u32, KEYS>;
+// By what the outputs of a query shrink when its maximum grows; at the end 1 / l.
+var<workgroup> rescale: array<f32, QUERIES>;
+
+// tanh without overflow: beyond 15 it is 1 to f32.
+fn capped(x: f32) -> f32 {
+    return 1.0 - 2.0 / (exp2(clamp(x, -15.0, 15.0) * 2.8853900817779268) + 1.0);
+}
+
+// Lane `lane` of q turned back by the entry's position shift: R(-shift) q.
+fn shifted_lane(base: u32, lane: u32, x: f32, shift: u32) -> f32 {
+    let r = lane - ROPE_FIRST;
+    if lane < ROPE_FIRST || r >= 2u * ROPE_PAIRS {
+        return x;
+    }
+    var pair = r / 2u;
+    var is_second = (r & 1u) == 1u;
+    var other = ROPE_FIRST + (r ^ 1u);
+    if PAIRS_ARE_HALVES {
+        is_second = r >= ROPE_PAIRS;
+        pair = select(r, r - ROPE_PAIRS, is_second);
+        other = select(lane + ROPE_PAIRS, lane - ROPE_PAIRS, is_second);
+    }
+    let turn = tables[5] + ((shift - 1u) * ROPE_PAIRS + pair) * 2u;
+    let cosine = bitcast<f32>(tables[turn]);
+    let sine = bitcast<f32>(tables[turn + 1u]);
+    let y = unpack_q(q[base + other / 4u])[other % 4u];
+    return fma(x, cosine, select(y, -y, is_second) * sine);
+}
+
+fn query_chunk(base: u32, c: u32, shift: u32) -> vec4<f32> {
+    let x = unpack_q(q[base + c]);
+    if HAS_SHIFT {
+        if shift != 0u {
+            let d = c * 4u;
+            return vec4<f32>(
+                shifted_lane(base, d, x.x, shift),
+                shifted_lane(base, d + 1u, x.y, shift),
+                shifted_lane(base, d + 2u, x.z, shift),
+                shifted_lane(base, d + 3u, x.w, shift),
+            );
+        }
+    }
+    return x;
+}
+
+@compute @workgroup_size(LANES)
+fn attention(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) num_groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    // -- which item and head are mine
+    let place = group.y * num_groups.x + group.x;
+    let kv_head = place % params.num_kv_heads;
+    if place / params.num_kv_heads >= tables[0] {
+        return;
+    }
+    let item = tables[1] + place / params.num_kv_heads * 8u;
+    let rows = tables[2] + tables[item] * 8u;
+    let num_queries = tables[item + 1u] * GROUP;
+    let runs = tables[3] + tables[item + 2u] * 8u;
+    let num_runs = tables[item + 3u];
+    let pages = tables[4] + tables[item + 4u];
+    let query_group = lane / KEY_GROUPS;
+    let key_group = lane % KEY_GROUPS;
+    let is_busy = query_group * QUERIES_PER_LANE < num_queries;
+
+    // -- where my queries lie
+    var query_base: array<u32, QUERIES_PER_LANE>;
+    var query_shift: array<u32, QUERIES_PER_LANE>;
+    var out: array<vec4<f32>, QUERIES_PER_LANE * LANE_CHUNKS>;
+    for (var i = 0u; i < QUERIES_PER_LANE; i++) {
+        let query = min(query_group * QUERIES_PER_LANE + i, num_queries - 1u);
+        let row = rows + query / GROUP * 8u;
+        query_base[i] = params.q_offset + tables[row] * params.q_row_stride
+            + (kv_head * GROUP + query % GROUP) * params.q_head_stride;
+        query_shift[i] = tables[row + 5u];
+        for (var c = 0u; c < LANE_CHUNKS; c++) {
+            out[i * LANE_CHUNKS + c] = vec4<f32>(0.0);
+        }
+    }
+
+    // -- softmax state of query `lane`
+    var most = NOTHING;
+    var total = 0.0;
+    let my_row = rows + min(lane, num_queries - 1u) / GROUP * 8u;
+
+    for (var r = 0u; r < num_runs; r++) {
+        let run = runs + r * 8u;
+        let run_end = tables[run + 1u];
+        // -- which keys of the run query `lane` sees
+        var my_keys = vec2<u32>(0u, 0xffffffffu);
+        var my_gap = vec2<u32>(0u, 0u);
+        if tables[run + 2u] == 0u {
+            let slot = bitcast<i32>(tables[my_row + 1u]);
+            let base = bitcast<i32>(tables[my_row + 2u]);
+            let span = vec2<i32>(base + i32(tables[run + 3u]), base + i32(tables[run + 4u]));
+            let slots = seen_slots(tables[6] + tables[run + 5u] * 8u, slot, span) - vec2<i32>(base);
+            my_keys = vec2<u32>(
+                max(u32(max(slots.x, 0)), tables[my_row + 3u]),
+                min(u32(max(slots.y, 0)), tables[my_row + 4u]),
+            );
+            let gap = vec2<i32>(bitcast<i32>(tables[my_row + 6u]), bitcast<i32>(tables[my_row + 7u]));
+            if gap.x < gap.y {
+                my_gap = vec2<u32>(max(gap - vec2<i32>(base), vec2<i32>(0)));
+            }
+        }
+        for (var tile = tables[run]; tile < run_end; tile += KEYS) {
+            let num_keys = min(KEYS, run_end - tile);
+
+            // -- load | score
+            var key_base: array<u32, KEYS_PER_LANE>;
+            for (var j = 0u; j < KEYS_PER_LANE; j++) {
+                let key = tile + min(j * KEY_GROUPS + key_group, num_keys - 1u);
+                let page = tables[pages + key / PAGE_SIZE];
+                key_base[j] = params.k_offset + page * params.k_page_stride + kv_head * params.k_head_stride
+                    + key % PAGE_SIZE * params.k_token_stride;
+                if query_group == 0u {
+                    value_base[j * KEY_GROUPS + key_group] = params.v_offset + page * params.v_page_stride
+                        + kv_head * params.v_head_stride + key % PAGE_SIZE * params.v_token_stride;
+                }
+            }
+            if is_busy {
+                var scores: array<f32, QUERIES_PER_LANE * KEYS_PER_LANE>;
+                for (var i = 0u; i < QUERIES_PER_LANE * KEYS_PER_LANE; i++) {
+                    scores[i] = 0.0;
+                }
+                for (var c = 0u; c < HEAD_CHUNKS; c++) {
+                    var queries: array<vec4<f32>, QUERIES_PER_LANE>;
+                    for (var i = 0u; i < QUERIES_PER_LANE; i++) {
+                        queries[i] = query_chunk(query_base[i], c, query_shift[i]);
+                    }
+                    for (var j = 0u; j < KEYS_PER_LANE; j++) {
+                        let key = unpack_k(k[key_base[j] + c]);
+                        for (var i = 0u; i < QUERIES_PER_LANE; i++) {
+                            scores[i * KEYS_PER_LANE + j] += dot(queries[i], key);
+                        }
+                    }
+                }
+                for (var i = 0u; i < QUERIES_PER_LANE; i++) {
+                    for (var j = 0u; j < KEYS_PER_LANE; j++) {
+                        var score = scores[i * KEYS_PER_LANE + j] * params.score_scale;
+                        if HAS_SOFT_CAP {
+                            score = params.cap_scale * capped(score);
+                        }
+                        weights[(query_group * QUERIES_PER_LANE + i) * KEY_STRIDE + j * KEY_GROUPS + key_group] = score;
+                    }
+                }
+            }
+            workgroupBarrier();
+
+            // -- mask | softmax
+            if lane < num_queries {
+                let mine = lane * KEY_STRIDE;
+                let first = clamp(my_keys.x, tile, tile + num_keys) - tile;
+                let last = clamp(my_keys.y, tile, tile + num_keys) - tile;
+                var grown = most;
+                for (var j = first; j < last; j++) {
+                    let is_seen = tile + j < my_gap.x || tile + j >= my_gap.y;
+                    grown = max(grown, select(NOTHING, weights[mine + j], is_seen));
+                }
+                // Exactly 1 when nothing changes, whatever exp2(0) is.
+                let shrink = select(exp2(most - grown), 1.0, most == grown);
+                most = grown;
+                total *= shrink;
+                rescale[lane] = shrink;
+                for (var j = 0u; j < num_keys; j++) {
+                    let is_seen = j >= first && j < last && (tile + j < my_gap.x || tile + j >= my_gap.y);
+                    let weight = exp2(weights[mine + j] - grown);
+                    total += select(0.0, weight, is_seen);
+                    weights[mine + j] = select(UNSEEN, weight, is_seen);
+                }
+            }
+            workgroupBarrier();
+
+            // -- accumulate
+            if is_busy {
+                for (var i = 0u; i < QUERIES_PER_LANE; i++) {
+                    let shrink = rescale[query_group * QUERIES_PER_LANE + i];
+                    for (var c = 0u; c < LANE_CHUNKS; c++) {
+                        out[i * LANE_CHUNKS + c] *= shrink;
+                    }
+                }
+                for (var j = 0u; j < num_keys; j++) {
+                    var weight: array<f32, QUERIES_PER_LANE>;
+                    for (var i = 0u; i < QUERIES_PER_LANE; i++) {
+                        weight[i] = weights[(query_group * QUERIES_PER_LANE + i) * KEY_STRIDE + j];
+                    }
+                    for (var c = 0u; c < LANE_CHUNKS; c++) {
+                        let chunk = min(c * KEY_GROUPS + key_group, VALUE_CHUNKS - 1u);
+                        let value = unpack_v(v[value_base[j] + chunk]);
+                        for (var i = 0u; i < QUERIES_PER_LANE; i++) {
+                            let old = out[i * LANE_CHUNKS + c];
+                            out[i * LANE_CHUNKS + c] = select(old, fma(vec4<f32>(weight[i]), value, old), weight[i] >= 0.0);
+                        }
+                    }
+                }
+            }
+            workgroupBarrier();
+        }
+    }
+
+    // -- write the partial state
+    let first_state = tables[item + 5u];
+    if lane < num_queries {
+        rescale[lane] = select(1.0 / total, 0.0, most == NOTHING);
+        let state = (first_state + lane / GROUP) * params.num_q_heads + kv_head * GROUP + lane % GROUP;
+        partials[tables[7] + state] = select((most + log2(total)) * LN_2, NOTHING, most == NOTHING);
+    }
+    workgroupBarrier();
+    if is_busy {
+        for (var i = 0u; i < QUERIES_PER_LANE; i++) {
+            let query = query_group * QUERIES_PER_LANE + i;
+            if query < num_queries {
+                let state = (first_state + query / GROUP) * params.num_q_heads + kv_head * GROUP + query % GROUP;
+                for (var c = 0u; c < LANE_CHUNKS; c++) {
+                    let chunk = c * KEY_GROUPS + key_group;
+                    if chunk < VALUE_CHUNKS {
+                        let value = out[i * LANE_CHUNKS + c] * rescale[query];
+                        let at = (state * VALUE_CHUNKS + chunk) * 4u;
+                        partials[at] = value.x;
+                        partials[at + 1u] = value.y;
+                        partials[at + 2u] = value.z;
+                        partials[at + 3u] = value.w;
+                    }
+                }
+            }
+        }
+    }
+}

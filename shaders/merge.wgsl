@@ -1,0 +1,160 @@
+// merge.wgsl: out[row, head] = epilogue(merge of the row's states), lse[row, head].
+// Maths     m = max lse_i, w_i = exp(lse_i - m), out = sum w_i out_i / sum w_i, lse = m + ln(sum w_i); a sink is one more
+//           state with out = 0; epilogue: per-head RMS norm, then sigmoid gate.
+// Shapes    states [state, num_q_heads, value dim] f32; state_lse [state, num_q_heads] f32;
+//           tables: header [rows, indptr_base, index_base, lse_base], indptr [rows + 1], index [nnz];
+//           gate, out [row, num_q_heads, value dim]; lse [row, num_q_heads] f32.
+// Grid      one lane per (row, head), workgroups folded to two dimensions.
+// Numerics  f32, one rounding at the store. States are added in the order of index. No arithmetic on infinities: an
+//           empty state is known by the bits of its lse and skipped, so that its output may hold anything.
+// Constants LANES, VALUE_CHUNKS (value dim / 4); storage gate, out.
+// #include "common/dtype.wgsl"
+
+struct MergeParams {
+    num_q_heads: u32,
+    state_offset: u32,
+    state_row_stride: u32,
+    state_head_stride: u32,
+    state_lse_offset: u32,
+    state_lse_row_stride: u32,
+    state_lse_head_stride: u32,
+    gate_offset: u32,
+    gate_row_stride: u32,
+    gate_head_stride: u32,
+    out_offset: u32,
+    out_row_stride: u32,
+    out_head_stride: u32,
+    lse_offset: u32,
+    lse_row_stride: u32,
+    lse_head_stride: u32,
+    norm: u32,
+    norm_eps: f32,
+    norm_base: u32,
+    sinks_base: u32,
+    has_sinks: u32,
+    has_gate: u32,
+    has_lse: u32,
+    header: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: MergeParams;
+@group(0) @binding(1) var<storage, read> states: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> state_lse: array<u32>;
+@group(0) @binding(3) var<storage, read> tables: array<u32>;
+@group(0) @binding(4) var<storage, read> constants: array<u32>;
+@group(0) @binding(5) var<storage, read> gate: array<gate_chunk>;
+@group(0) @binding(6) var<storage, read_write> out: array<out_chunk>;
+@group(0) @binding(7) var<storage, read_write> lse: array<u32>;
+
+const LOG2_E: f32 = 1.4426950408889634;
+const LN_2: f32 = 0.6931471805599453;
+// Below every lse of a state with keys.
+const NOTHING: f32 = -1e30;
+
+// -1.6e29 and below, down to -inf; NaN is not among them.
+fn is_empty(bits: u32) -> bool {
+    return bits >= 0xf0000000u && bits <= 0xff800000u;
+}
+
+fn lse_place(entry: u32, head: u32) -> u32 {
+    return tables[params.header + 3u] + params.state_lse_offset + entry * params.state_lse_row_stride
+        + head * params.state_lse_head_stride;
+}
+
+// Chunk c of the weighted sum of the states, not yet divided by the total weight.
+fn weighted_chunk(first: u32, last: u32, head: u32, most: f32, c: u32) -> vec4<f32> {
+    var sum = vec4<f32>(0.0);
+    for (var i = first; i < last; i++) {
+        let entry = tables[i];
+        let bits = state_lse[lse_place(entry, head)];
+        if !is_empty(bits) {
+            let place = params.state_offset + entry * params.state_row_stride + head * params.state_head_stride;
+            sum = fma(vec4<f32>(exp2((bitcast<f32>(bits) - most) * LOG2_E)), states[place + c], sum);
+        }
+    }
+    return sum;
+}
+
+fn sigmoid(x: vec4<f32>) -> vec4<f32> {
+    // exp(-x) stays finite; beyond 80 the result is 1 or below 2e-35 either way.
+    return 1.0 / (1.0 + exp2(clamp(-x, vec4<f32>(-80.0), vec4<f32>(80.0)) * LOG2_E));
+}
+
+fn norm_weight(c: u32) -> vec4<f32> {
+    let w = params.norm_base + c * 4u;
+    let x = bitcast<vec4<f32>>(vec4<u32>(constants[w], constants[w + 1u], constants[w + 2u], constants[w + 3u]));
+    return select(x, x + 1.0, params.norm == 3u);
+}
+
+@compute @workgroup_size(LANES)
+fn merge(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) num_groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    // -- which row and head are mine
+    let place = (group.y * num_groups.x + group.x) * LANES + lane;
+    let row = place / params.num_q_heads;
+    let head = place % params.num_q_heads;
+    if row >= tables[params.header] {
+        return;
+    }
+    let indptr = tables[params.header + 1u] + row;
+    let index_base = tables[params.header + 2u];
+    let first = index_base + tables[indptr];
+    let last = index_base + tables[indptr + 1u];
+
+    // -- total weight
+    var most = NOTHING;
+    if params.has_sinks != 0u {
+        most = bitcast<f32>(constants[params.sinks_base + head]);
+    }
+    for (var i = first; i < last; i++) {
+        let bits = state_lse[lse_place(tables[i], head)];
+        if !is_empty(bits) {
+            most = max(most, bitcast<f32>(bits));
+        }
+    }
+    var total = 0.0;
+    if params.has_sinks != 0u {
+        total = exp2((bitcast<f32>(constants[params.sinks_base + head]) - most) * LOG2_E);
+    }
+    for (var i = first; i < last; i++) {
+        let bits = state_lse[lse_place(tables[i], head)];
+        if !is_empty(bits) {
+            total += exp2((bitcast<f32>(bits) - most) * LOG2_E);
+        }
+    }
+    let inverse = select(1.0 / total, 0.0, total == 0.0);
+
+    // -- norm
+    var norm = 1.0;
+    if params.norm != 0u {
+        var squares = vec4<f32>(0.0);
+        for (var c = 0u; c < VALUE_CHUNKS; c++) {
+            let x = weighted_chunk(first, last, head, most, c) * inverse;
+            squares = fma(x, x, squares);
+        }
+        let mean = ((squares.x + squares.y) + (squares.z + squares.w)) / f32(VALUE_CHUNKS * 4u);
+        norm = 1.0 / sqrt(mean + params.norm_eps);
+    }
+
+    // -- write out and lse
+    let out_base = params.out_offset + row * params.out_row_stride + head * params.out_head_stride;
+    let gate_base = params.gate_offset + row * params.gate_row_stride + head * params.gate_head_stride;
+    for (var c = 0u; c < VALUE_CHUNKS; c++) {
+        var x = weighted_chunk(first, last, head, most, c) * inverse * norm;
+        if params.norm >= 2u {
+            x *= norm_weight(c);
+        }
+        if params.has_gate != 0u {
+            x *= sigmoid(unpack_gate(gate[gate_base + c]));
+        }
+        out[out_base + c] = pack_out(x);
+    }
+    if params.has_lse != 0u {
+        let value = bitcast<u32>(most + log2(total) * LN_2);
+        lse[params.lse_offset + row * params.lse_row_stride + head * params.lse_head_stride] =
+            select(value, 0xff800000u, total == 0.0);
+    }
+}

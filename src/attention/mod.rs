@@ -1,0 +1,66 @@
+//! Attention of any mix of query rows over lists of KV segments.
+//!
+//! One call serves the prefill of a mixed stream, single-token decode of N agents and blocks of draft tokens: they
+//! differ only in which rows see which segments. For query row `r` at slot `q`, head `h` of KV head `g`:
+//!
+//! ```text
+//! s_k   = softmax_scale * dot(R(-shift) q[r, h], k[k, g])        capped: s_k = cap * tanh(s_k / cap)
+//! out   = sum_k exp(s_k) v[k, g] / (sum_k exp(s_k) + exp(sink))  over keys with birth[k] <= q < death[k]
+//! lse   = ln(sum_k exp(s_k) + exp(sink))
+//! ```
+//!
+//! `shift` is the position shift of the key's entry in the view: `R(p) R(k + shift)^T = R(p - shift) R(k)^T`, so keys
+//! stay as they are (Hogwild!, arXiv 2504.06261). On a device the call is one work-list launch and one
+//! [merge](crate::merge), however deep the views nest. A row that sees nothing gives `out = 0`, `lse = -inf`.
+
+mod params;
+mod plan;
+mod problem;
+mod reference;
+#[cfg(feature = "webgpu")]
+mod webgpu;
+mod worklist;
+
+pub use plan::{AttentionPlan, Stats};
+pub use problem::{AttentionArgs, AttentionProblem, QueryRows};
+
+use crate::{Device, Result, Workspace};
+
+impl AttentionPlan {
+    /// Attends. Allocates nothing after the first call with the same arguments and never waits.
+    ///
+    /// # Errors
+    /// [`crate::Error`] when an argument does not fit the plan; nothing is written then.
+    pub fn run(&self, args: &AttentionArgs<'_>, workspace: &mut Workspace) -> Result<()> {
+        args.validate(self)?;
+        match &self.device {
+            Device::Reference => reference::run(self, args),
+            #[cfg(feature = "webgpu")]
+            Device::WebGpu(gpu) => {
+                let mut encoder = gpu.encoder();
+                webgpu::encode(self, args, workspace, &mut encoder)?;
+                gpu.submit(encoder);
+                Ok(())
+            }
+        }
+    }
+
+    /// Encodes both launches into the caller's encoder, on a WebGPU device.
+    #[cfg(feature = "webgpu")]
+    pub fn encode(
+        &self,
+        args: &AttentionArgs<'_>,
+        workspace: &mut Workspace,
+        encoder: &mut wgpu::CommandEncoder,
+    ) -> Result<()> {
+        args.validate(self)?;
+        webgpu::encode(self, args, workspace, encoder)
+    }
+}
+
+/// Every shader variant of the operation as `(name, WGSL)`, for offline validation: a covering set, not the product.
+#[doc(hidden)]
+#[cfg(feature = "webgpu")]
+pub fn shader_variants() -> Vec<(String, String)> {
+    webgpu::covering_variants().iter().map(|v| (format!("attention {}", v.options()), v.wgsl())).collect()
+}

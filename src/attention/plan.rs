@@ -1,0 +1,105 @@
+//! What a launch will do: pure host arithmetic, the same for every layer of a kind.
+
+use super::problem::{AttentionProblem, OP};
+use super::reference::Snapshot;
+use super::worklist::{Tile, WorkList};
+use crate::backend::next_plan_id;
+use crate::kv::Lifetimes;
+use crate::layer::LayerSpec;
+use crate::{Device, Result};
+
+/// A validated launch. Build it once per step and layer kind; run it for every layer of the kind.
+#[derive(Clone)]
+pub struct AttentionPlan {
+    pub(crate) device: Device,
+    pub(crate) id: u64,
+    pub(crate) spec: LayerSpec,
+    pub(crate) num_rows: usize,
+    pub(crate) num_pages: usize,
+    pub(crate) page_size: usize,
+    pub(crate) tile: Tile,
+    pub(crate) work: Work,
+}
+
+/// What the device needs: the definition walks views, a kernel walks a work list.
+#[derive(Clone)]
+pub(crate) enum Work {
+    Views(Snapshot),
+    List(WorkList),
+}
+
+/// What a plan will load and launch.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// K/V tiles loaded, over all KV heads.
+    pub tiles_loaded: u64,
+    /// K/V tiles that would be loaded if every view had its own copy of everything it sees.
+    pub tiles_unshared: u64,
+    /// Work items; each is launched once per KV head.
+    pub items: usize,
+    /// Partial states that the merge reads, per head.
+    pub partials: usize,
+}
+
+impl AttentionPlan {
+    /// Validates the problem and lays out the work.
+    ///
+    /// # Errors
+    /// [`crate::Error::Invalid`] for stale views or rows, [`crate::Error::SplitSpan`] where a span that must be seen as
+    /// a whole was appended in parts, [`crate::Error::Unsupported`] for layers that no kernel serves.
+    pub fn new(device: &Device, problem: &AttentionProblem<'_>) -> Result<Self> {
+        problem.validate()?;
+        let spec = problem.spec;
+        let tile = Tile::for_device(device);
+        let work = match device {
+            Device::Reference => Work::Views(Snapshot::new(problem)?),
+            #[cfg(feature = "webgpu")]
+            Device::WebGpu(_) => Work::List(WorkList::new(problem, &tile)?),
+        };
+        Ok(AttentionPlan {
+            device: device.clone(),
+            id: next_plan_id(),
+            spec: spec.clone(),
+            num_rows: problem.num_rows(),
+            num_pages: problem.cache.num_pages(),
+            page_size: problem.cache.page_size(),
+            tile,
+            work,
+        })
+    }
+
+    /// Query rows.
+    pub fn num_rows(&self) -> usize {
+        self.num_rows
+    }
+
+    /// What the launch loads. The reference loads no tiles.
+    pub fn stats(&self) -> Stats {
+        match &self.work {
+            Work::Views(_) => Stats::default(),
+            Work::List(list) => list.stats(self.spec.num_kv_heads),
+        }
+    }
+
+    /// The lifetimes the plan was made for.
+    pub fn lifetimes(&self) -> &Lifetimes {
+        &self.spec.lifetimes
+    }
+}
+
+impl std::fmt::Display for AttentionPlan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{OP} on {}: {} rows, layer {}", self.device, self.num_rows, self.spec.name)?;
+        match &self.work {
+            Work::Views(_) => write!(f, ", by definition"),
+            Work::List(_) => {
+                let (s, t) = (self.stats(), &self.tile);
+                write!(
+                    f,
+                    ", {} items of up to {} queries x {} keys per tile ({} lanes, chosen for {}), {} tiles ({} unshared), {} partial states",
+                    s.items, t.queries(), t.keys(), t.lanes, t.reason, s.tiles_loaded, s.tiles_unshared, s.partials
+                )
+            }
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! Which rows attend, to what memory; and all validation.
+
+use std::ops::Range;
+
+use super::AttentionPlan;
+use crate::kv::{Appended, KvCache, ViewId};
+use crate::layer::{LayerConstants, LayerSpec};
+use crate::merge::problem::{expect, validate_outputs};
+use crate::{Error, Result, Tensor};
+
+pub(crate) const OP: &str = "attention";
+
+/// Consecutive query rows of one view: slots `first_slot .. first_slot + len`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueryRows {
+    /// Whose rows.
+    pub view: ViewId,
+    /// Slot of the first row.
+    pub first_slot: i32,
+    /// Number of rows.
+    pub len: u32,
+    /// Slots of keys that these rows do not see although the lifetimes would let them.
+    pub gap: Option<Range<i32>>,
+}
+
+impl From<Appended> for QueryRows {
+    /// The rows of the tokens just appended.
+    fn from(a: Appended) -> Self {
+        QueryRows { view: a.view, first_slot: a.first_slot, len: a.len, gap: None }
+    }
+}
+
+/// One launch: a layer kind, a cache, and the rows of all agents in the order in which they lie in `q` and `out`.
+#[derive(Debug, Clone, Copy)]
+pub struct AttentionProblem<'a> {
+    /// The layer kind.
+    pub spec: &'a LayerSpec,
+    /// The views.
+    pub cache: &'a KvCache,
+    /// The rows.
+    pub rows: &'a [QueryRows],
+}
+
+impl AttentionProblem<'_> {
+    /// Rows in all.
+    pub(crate) fn num_rows(&self) -> usize {
+        self.rows.iter().map(|r| r.len as usize).sum()
+    }
+
+    pub(crate) fn validate(&self) -> Result<()> {
+        self.spec.validate(OP)?;
+        for rows in self.rows {
+            let view = self.cache.view(rows.view)?;
+            let end = i64::from(rows.first_slot) + i64::from(rows.len);
+            if rows.first_slot < 0 || end > i64::from(view.next_slot()) {
+                let got = format!("{}..{end}", rows.first_slot);
+                return Err(Error::invalid(OP, "rows", format!("slots within 0..{}", view.next_slot()), got));
+            }
+            if let Some(gap) = &rows.gap
+                && gap.start > gap.end
+            {
+                return Err(Error::invalid(OP, "gap", "an ascending range", format!("{gap:?}")));
+            }
+            for entry in view.entries() {
+                if entry.shift != [0; 4] && self.spec.rope.as_ref().is_some_and(|r| r.inv_freq.is_empty()) {
+                    return Err(Error::invalid(OP, "rope", "lane pairs to shift", "none"));
+                }
+                for span in self.cache.segment(entry.segment)?.spans() {
+                    let seen = span.start < entry.start + entry.len && span.start + span.len > entry.start;
+                    if seen && span.split && self.spec.lifetimes.get(span.modality).looks_ahead() {
+                        let (modality, have) = (span.modality, span.len as usize);
+                        return Err(Error::SplitSpan { op: OP, modality, have, more: 0 });
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The memory of one call: one layer's pages and the rows.
+#[derive(Debug, Clone, Copy)]
+pub struct AttentionArgs<'a> {
+    /// Queries `[rows, num_q_heads, head_dim]` of the layer's dtype, normed and rotated.
+    pub q: &'a Tensor,
+    /// Keys `[pages, num_kv_heads, page_size, head_dim]` of the layer's KV dtype. An engine's page layout is a
+    /// [permuted](Tensor::permute) view.
+    pub k: &'a Tensor,
+    /// Values `[pages, num_kv_heads, page_size, head_dim_v]` of the layer's KV dtype.
+    pub v: &'a Tensor,
+    /// The layer's constants.
+    pub constants: &'a LayerConstants,
+    /// Gates `[rows, num_q_heads, head_dim_v]` of the layer's dtype, iff the layer has a gate.
+    pub gate: Option<&'a Tensor>,
+    /// Output `[rows, num_q_heads, head_dim_v]` of the layer's dtype.
+    pub out: &'a Tensor,
+    /// Natural-log sums `[rows, num_q_heads]`, f32, sinks included.
+    pub lse: Option<&'a Tensor>,
+}
+
+impl AttentionArgs<'_> {
+    pub(crate) fn validate(&self, plan: &AttentionPlan) -> Result<()> {
+        let spec = &plan.spec;
+        let rows = plan.num_rows;
+        expect(OP, "q", self.q, spec.dtype, &[rows, spec.num_q_heads, spec.head_dim])?;
+        let pages = self.k.shape().first().copied().unwrap_or(0);
+        if pages < plan.num_pages {
+            return Err(Error::invalid(OP, "k", format!("{} pages or more", plan.num_pages), pages));
+        }
+        let (heads, size) = (spec.num_kv_heads, plan.page_size);
+        expect(OP, "k", self.k, spec.kv_dtype, &[pages, heads, size, spec.head_dim])?;
+        expect(OP, "v", self.v, spec.kv_dtype, &[pages, heads, size, spec.head_dim_v])?;
+        validate_outputs(OP, spec, rows, self.gate, self.out, self.lse)
+    }
+}

@@ -1,0 +1,143 @@
+//! The definition of attention: two-pass softmax in f64 over the tokens of each view.
+
+use rayon::prelude::*;
+
+use super::plan::Work;
+use super::problem::{AttentionProblem, OP};
+use super::{AttentionArgs, AttentionPlan};
+use crate::kv::{Entry, Segment};
+use crate::layer::LayerSpec;
+use crate::merge::reference::epilogue;
+use crate::{Error, Result, Tensor};
+
+/// The views and rows as they were when the plan was made.
+#[derive(Clone)]
+pub(crate) struct Snapshot {
+    page_size: usize,
+    views: Vec<Vec<(Entry, Segment)>>,
+    rows: Vec<Row>,
+}
+
+#[derive(Clone)]
+struct Row {
+    view: usize,
+    slot: i32,
+    gap: std::ops::Range<i32>,
+}
+
+impl Snapshot {
+    pub(crate) fn new(problem: &AttentionProblem<'_>) -> Result<Self> {
+        let mut snapshot = Snapshot { page_size: problem.cache.page_size(), views: Vec::new(), rows: Vec::new() };
+        for rows in problem.rows {
+            let mut view = Vec::new();
+            for entry in problem.cache.view(rows.view)?.entries() {
+                view.push((*entry, problem.cache.segment(entry.segment)?.clone()));
+            }
+            let gap = rows.gap.clone().unwrap_or(0..0);
+            for i in 0..rows.len as i32 {
+                let slot = rows.first_slot + i;
+                snapshot.rows.push(Row { view: snapshot.views.len(), slot, gap: gap.clone() });
+            }
+            snapshot.views.push(view);
+        }
+        Ok(snapshot)
+    }
+
+    /// Tokens a row sees: page, slot in the page, and the entry's position shift.
+    fn visible(&self, spec: &LayerSpec, row: &Row) -> Vec<(usize, usize, [i32; 4])> {
+        let mut seen = Vec::new();
+        for (entry, segment) in &self.views[row.view] {
+            for span in segment.spans() {
+                let lifetime = spec.lifetimes.get(span.modality);
+                let (start, end) = (entry.slot_of(span.start), entry.slot_of(span.start + span.len));
+                for token in span.start.max(entry.start)..(span.start + span.len).min(entry.start + entry.len) {
+                    let slot = entry.slot_of(token);
+                    let (birth, death) = lifetime.of(slot, start, end);
+                    if birth <= row.slot && row.slot < death && !row.gap.contains(&slot) {
+                        let page = segment.pages()[token as usize / self.page_size];
+                        seen.push((page as usize, token as usize % self.page_size, entry.shift));
+                    }
+                }
+            }
+        }
+        seen
+    }
+}
+
+/// Reads single elements of a tensor whose bytes were copied out once.
+struct Reader<'a> {
+    tensor: &'a Tensor,
+    bytes: Vec<u8>,
+}
+
+impl<'a> Reader<'a> {
+    fn new(tensor: &'a Tensor) -> Result<Self> {
+        Ok(Reader { tensor, bytes: tensor.buffer().read()? })
+    }
+    fn vector(&self, index: [usize; 3], len: usize) -> Vec<f64> {
+        let start: usize = self.tensor.offset() + index.iter().zip(self.tensor.strides()).map(|(i, s)| i * s).sum::<usize>();
+        let n = self.tensor.dtype().size();
+        (start..start + len).map(|e| f64::from(self.tensor.dtype().decode(&self.bytes[e * n..(e + 1) * n]))).collect()
+    }
+}
+
+/// `R(-shift) q`: turns back by `shift` positions, without the attention factor, which is in q already.
+fn shifted(spec: &LayerSpec, q: &[f64], shift: [i32; 4]) -> Vec<f64> {
+    let mut out = q.to_vec();
+    if let Some(rope) = &spec.rope {
+        for (j, inv_freq) in rope.inv_freq.iter().enumerate() {
+            let (sin, cos) = (f64::from(shift[rope.axis[j] as usize]) * inv_freq).sin_cos();
+            let (a, b) = rope.pair(j);
+            out[a] = q[a] * cos + q[b] * sin;
+            out[b] = q[b] * cos - q[a] * sin;
+        }
+    }
+    out
+}
+
+pub(super) fn run(plan: &AttentionPlan, args: &AttentionArgs<'_>) -> Result<()> {
+    let Work::Views(snapshot) = &plan.work else {
+        return Err(Error::invalid(OP, "plan", "one made for the reference", "one made for another device"));
+    };
+    let spec = &plan.spec;
+    let (heads, group, dim, dim_v) = (spec.num_q_heads, spec.group(), spec.head_dim, spec.head_dim_v);
+    let (q, k, v) = (Reader::new(args.q)?, Reader::new(args.k)?, Reader::new(args.v)?);
+    let mut out = vec![0f64; plan.num_rows * heads * dim_v];
+    let mut lse = vec![f64::NEG_INFINITY; plan.num_rows * heads];
+    let per_row = out.par_chunks_mut(heads * dim_v).zip(lse.par_chunks_mut(heads)).zip(&snapshot.rows).enumerate();
+    per_row.for_each(|(r, ((out, lse), row))| {
+        let seen = snapshot.visible(spec, row);
+        for head in 0..heads {
+            let query = q.vector([r, head, 0], dim);
+            let mut turned: Vec<([i32; 4], Vec<f64>)> = Vec::new();
+            let scores: Vec<f64> = seen
+                .iter()
+                .map(|&(page, slot, shift)| {
+                    if turned.last().is_none_or(|(s, _)| *s != shift) {
+                        turned.push((shift, shifted(spec, &query, shift)));
+                    }
+                    let query = &turned[turned.len() - 1].1;
+                    let key = k.vector([page, head / group, slot], dim);
+                    let s = query.iter().zip(&key).map(|(a, b)| a * b).sum::<f64>() * f64::from(spec.softmax_scale);
+                    spec.soft_cap.map_or(s, |cap| f64::from(cap) * (s / f64::from(cap)).tanh())
+                })
+                .collect();
+            let sink = spec.sinks.then(|| f64::from(args.constants.weights.sinks[head]));
+            // `max` would drop a NaN score; a sum keeps it.
+            let most = scores.iter().copied().chain(sink).fold(f64::NEG_INFINITY, f64::max);
+            if most == f64::NEG_INFINITY && scores.is_empty() {
+                continue;
+            }
+            let total: f64 = scores.iter().copied().chain(sink).map(|s| (s - most).exp()).sum();
+            lse[head] = most + total.ln();
+            let out = &mut out[head * dim_v..(head + 1) * dim_v];
+            for (&(page, slot, _), s) in seen.iter().zip(&scores) {
+                let weight = (s - most).exp() / total;
+                for (o, x) in out.iter_mut().zip(v.vector([page, head / group, slot], dim_v)) {
+                    *o += weight * x;
+                }
+            }
+        }
+    });
+    epilogue(spec, args.constants, out, lse, args.gate, args.out, args.lse)
+}

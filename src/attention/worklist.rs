@@ -1,0 +1,382 @@
+//! The work list: which tile of query rows loads which run of keys of which segment.
+//!
+//! Rows of all agents that see a segment are packed into tiles, so that the segment's K/V is loaded once per tile of
+//! rows and not once per agent. What decides an agent's bits is its own view alone: the tile of keys, the grid of key
+//! tiles (which restarts at each span) and the split (counted from the start of the segment) never depend on who else
+//! is in the batch; other rows of a tile are other lanes.
+
+use super::plan::Stats;
+use super::problem::AttentionProblem;
+use crate::kv::{Birth, Death, Lifetime, Modality, Segment};
+use crate::layer::LayerSpec;
+use crate::{Device, Result};
+
+/// Lanes that share a row of keys; the kernel's layout is (lanes / 8) groups of queries x 8 groups of keys.
+pub(crate) const KEY_GROUPS: usize = 8;
+
+/// Rows of one call from which on a block of queries is a prefill: it fills the machine without splitting the keys.
+const PREFILL_ROWS: u32 = 17;
+
+/// Key tiles of one split of a decode row: about 500 keys. Fixed, so that bits do not depend on the batch.
+const SPLIT_TILES: usize = 10;
+
+/// The register tile of a device: the only tuning there is, decided by the adapter and never by the batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Tile {
+    pub lanes: usize,
+    pub queries_per_lane: usize,
+    pub keys_per_lane: usize,
+    pub reason: &'static str,
+}
+
+impl Tile {
+    /// The table of adapters.
+    pub fn for_device(device: &Device) -> Tile {
+        match device {
+            // A software driver pays for every load and barrier, so a lane keeps as large a tile as compiles well.
+            #[cfg(feature = "webgpu")]
+            Device::WebGpu(gpu) if gpu.is_software() => {
+                Tile { lanes: 64, queries_per_lane: 8, keys_per_lane: 6, reason: "a software driver" }
+            }
+            // Half the registers per lane and twice the lanes. Not yet measured on hardware.
+            _ => Tile { lanes: 128, queries_per_lane: 4, keys_per_lane: 6, reason: "a GPU" },
+        }
+    }
+    /// Query vectors (rows x heads of a group) of a tile.
+    pub fn queries(&self) -> usize {
+        self.lanes / KEY_GROUPS * self.queries_per_lane
+    }
+    /// Keys of a tile.
+    pub fn keys(&self) -> usize {
+        KEY_GROUPS * self.keys_per_lane
+    }
+}
+
+/// Tables of the launch, word for word as `shaders/attention.wgsl` reads them.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct WorkList {
+    pub items: Vec<[u32; 8]>,
+    pub item_rows: Vec<[u32; 8]>,
+    pub runs: Vec<[u32; 8]>,
+    pub pages: Vec<u32>,
+    pub shifts: Vec<[i32; 4]>,
+    /// Merge lists: row `r` has the partial states `index[indptr[r] .. indptr[r + 1]]`, in the order of its view.
+    pub indptr: Vec<u32>,
+    pub index: Vec<u32>,
+    pub num_partials: u32,
+    tiles_loaded: u64,
+    tiles_unshared: u64,
+}
+
+/// Consecutive rows of one view that see one entry.
+#[derive(Debug, Clone, Copy)]
+struct Sight {
+    first_row: u32,
+    rows: u32,
+    first_slot: i32,
+    /// Slot of token 0 of the segment in this view.
+    base: i32,
+    /// Tokens seen.
+    begin: u32,
+    end: u32,
+    /// 0, or one more than the number of the shift.
+    shift: u32,
+    gap: (i32, i32),
+    /// Place of the entry in the view: the order of merging.
+    order: u32,
+}
+
+impl Sight {
+    /// Rows `from .. from + rows` of it.
+    fn part(self, from: u32, rows: u32) -> Sight {
+        Sight { first_row: self.first_row + from, rows, first_slot: self.first_slot + from as i32, ..self }
+    }
+    fn last_slot(&self) -> i32 {
+        self.first_slot + self.rows as i32 - 1
+    }
+}
+
+/// Keys of a span `[start, end)` that a query at slot `q` sees: an interval, since births and deaths ascend along a
+/// span. Both ends ascend with `q`. Slots of the view.
+fn seen(lifetime: &Lifetime, q: i32, start: i32, end: i32) -> (i32, i32) {
+    let all_if = |yes: bool| if yes { end } else { start };
+    let hi = match lifetime.birth {
+        Birth::Causal => q + 1,
+        Birth::SpanStart => all_if(start <= q),
+        Birth::At(slot) => all_if(slot <= q),
+        Birth::Affine { num: 0, off, .. } => all_if(off <= q),
+        Birth::Affine { num, den, off } => {
+            let bound = (i64::from(q) - i64::from(off) + 1) * i64::from(den);
+            (bound + i64::from(num) - 1).div_euclid(i64::from(num)).clamp(-1 << 30, 1 << 30) as i32
+        }
+    };
+    let none_unless = |yes: bool| if yes { start } else { end };
+    let lo = match lifetime.death {
+        Death::Never => start,
+        Death::SpanEnd => none_unless(q < end),
+        Death::Window(w) => q.saturating_sub(w).saturating_add(1),
+        Death::WindowOrSpan(w) => if q < end { start } else { q.saturating_sub(w).saturating_add(1) },
+        Death::ChunkEnd(c) => q.div_euclid(c) * c,
+        Death::At(slot) => none_unless(q < slot),
+    };
+    (lo.clamp(start, end), hi.clamp(start, end))
+}
+
+/// Births and deaths as words: kind and operands of the birth, kind and operand of the death.
+pub(crate) fn rule_words(spec: &LayerSpec) -> Vec<u32> {
+    let mut words = Vec::with_capacity(Modality::ALL.len() * 8);
+    for modality in Modality::ALL {
+        let lifetime = spec.lifetimes.get(modality);
+        let birth = match lifetime.birth {
+            Birth::Causal => [0, 0, 0, 0],
+            Birth::SpanStart => [1, 0, 0, 0],
+            Birth::At(slot) => [2, slot, 0, 0],
+            Birth::Affine { num, den, off } => [3, num, den, off],
+        };
+        let death = match lifetime.death {
+            Death::Never => [0, 0],
+            Death::SpanEnd => [1, 0],
+            Death::Window(w) => [2, w],
+            Death::WindowOrSpan(w) => [3, w],
+            Death::ChunkEnd(c) => [4, c],
+            Death::At(slot) => [5, slot],
+        };
+        words.extend(birth.into_iter().chain(death).chain([0, 0]).map(|x: i32| x as u32));
+    }
+    words
+}
+
+/// What a tile of rows sees of one span, on the grid of key tiles that starts at the span: partly up to `full_begin`,
+/// fully up to `full_end`, partly up to `end`. Tokens of the segment.
+#[derive(Debug, Clone, Copy)]
+struct SpanRun {
+    begin: u32,
+    full_begin: u32,
+    full_end: u32,
+    end: u32,
+}
+
+fn span_run(lifetime: &Lifetime, start: u32, end: u32, sights: &[Sight], keys: u32) -> Option<SpanRun> {
+    let (mut lo, mut hi) = (end, start);
+    let (mut full_lo, mut full_hi) = (start, end);
+    for s in sights {
+        let (span_start, span_end) = (s.base + start as i32, s.base + end as i32);
+        let clip = |slot: i32| ((slot - s.base) as u32).clamp(s.begin.max(start), s.end.min(end).max(start));
+        let (first, last) = (
+            seen(lifetime, s.first_slot, span_start, span_end),
+            seen(lifetime, s.last_slot(), span_start, span_end),
+        );
+        if s.begin >= end || s.end <= start {
+            full_hi = full_lo;
+            continue;
+        }
+        lo = lo.min(clip(first.0));
+        hi = hi.max(clip(last.1));
+        full_lo = full_lo.max(clip(last.0));
+        full_hi = full_hi.min(clip(first.1));
+        if s.gap.0 < s.gap.1 {
+            full_hi = full_lo;
+        }
+    }
+    if lo >= hi {
+        return None;
+    }
+    let begin = start + (lo - start) / keys * keys;
+    let full_begin = (start + (full_lo - start).div_ceil(keys) * keys).max(begin);
+    // The last tile of a span may be short and is full if all of it is seen.
+    let full_end = if full_hi == end { end } else { start + full_hi.saturating_sub(start) / keys * keys };
+    let full_end = if full_begin < full_end { full_end.min(hi) } else { full_begin.min(hi) };
+    Some(SpanRun { begin, full_begin: full_begin.min(full_end), full_end, end: hi })
+}
+
+impl WorkList {
+    pub fn new(problem: &AttentionProblem<'_>, tile: &Tile) -> Result<Self> {
+        let spec = problem.spec;
+        let mut list = WorkList::default();
+        // Segments in the order in which the rows meet them, each with its decode rows and its prefill rows.
+        let mut segments: Vec<(&Segment, [Vec<Sight>; 2])> = Vec::new();
+        let mut number: Vec<u32> = Vec::new();
+        let mut first_row = 0;
+        for rows in problem.rows {
+            let gap = rows.gap.clone().map_or((0, 0), |g| (g.start, g.end));
+            for (order, entry) in problem.cache.view(rows.view)?.entries().iter().enumerate() {
+                let at = entry.segment.0 as usize;
+                if number.len() <= at {
+                    number.resize(at + 1, u32::MAX);
+                }
+                if number[at] == u32::MAX {
+                    number[at] = segments.len() as u32;
+                    segments.push((problem.cache.segment(entry.segment)?, Default::default()));
+                }
+                let sight = Sight {
+                    first_row,
+                    rows: rows.len,
+                    first_slot: rows.first_slot,
+                    base: entry.slot_base - entry.start as i32,
+                    begin: entry.start,
+                    end: entry.start + entry.len,
+                    shift: list.shift_number(spec, entry.shift),
+                    gap,
+                    order: order as u32,
+                };
+                if rows.len > 0 {
+                    segments[number[at] as usize].1[usize::from(rows.len >= PREFILL_ROWS)].push(sight);
+                }
+            }
+            first_row += rows.len;
+        }
+
+        let rows_per_tile = (tile.queries() / spec.group()) as u32;
+        let mut merges: Vec<(u32, u32, u32)> = Vec::new();
+        for (segment, classes) in &segments {
+            let pages_begin = list.pages.len() as u32;
+            list.pages.extend_from_slice(segment.pages());
+            for (sights, split) in classes.iter().zip([(SPLIT_TILES * tile.keys()) as u32, u32::MAX]) {
+                for sight in sights {
+                    list.tiles_unshared += unshared_tiles(spec, segment, *sight, rows_per_tile, tile.keys() as u32);
+                }
+                let tiles = tiles_of_rows(sights, rows_per_tile);
+                // Later rows see more: start the long items first.
+                for rows in tiles.iter().rev() {
+                    list.push_tile(spec, segment, rows, pages_begin, split, tile.keys() as u32, &mut merges);
+                }
+            }
+        }
+        list.merge_lists(first_row as usize, merges);
+        Ok(list)
+    }
+
+    /// 0 for no shift and for layers without rotation, else one more than the number of the shift.
+    fn shift_number(&mut self, spec: &LayerSpec, shift: [i32; 4]) -> u32 {
+        if shift == [0; 4] || spec.rope.is_none() {
+            return 0;
+        }
+        let known = self.shifts.iter().position(|s| *s == shift);
+        known.unwrap_or_else(|| {
+            self.shifts.push(shift);
+            self.shifts.len() - 1
+        }) as u32
+            + 1
+    }
+
+    /// Items of one tile of rows over one segment.
+    #[allow(clippy::too_many_arguments)] // one call site, every argument a different thing
+    fn push_tile(
+        &mut self,
+        spec: &LayerSpec,
+        segment: &Segment,
+        rows: &[Sight],
+        pages_begin: u32,
+        split: u32,
+        keys: u32,
+        merges: &mut Vec<(u32, u32, u32)>,
+    ) {
+        let rows_begin = self.item_rows.len() as u32;
+        let num_rows: u32 = rows.iter().map(|s| s.rows).sum();
+        let mut open: Option<u32> = None;
+        for span in segment.spans() {
+            let lifetime = spec.lifetimes.get(span.modality);
+            let (start, end) = (span.start, span.start + span.len);
+            let Some(run) = span_run(&lifetime, start, end, rows, keys) else { continue };
+            let parts =
+                [(run.begin, run.full_begin, 0), (run.full_begin, run.full_end, 1), (run.full_end, run.end, 0)];
+            for (mut begin, end_of_part, full) in parts {
+                while begin < end_of_part {
+                    // A tile of keys belongs to the split in which it begins.
+                    let this_split = begin / split;
+                    let next = u64::from(this_split + 1) * u64::from(split);
+                    let tiles = (next - u64::from(start)).div_ceil(u64::from(keys));
+                    let end = (u64::from(start) + tiles * u64::from(keys)).min(u64::from(end_of_part)) as u32;
+                    if open != Some(this_split) {
+                        open = Some(this_split);
+                        let runs_begin = self.runs.len() as u32;
+                        let partial = self.num_partials;
+                        self.items.push([rows_begin, num_rows, runs_begin, 0, pages_begin, partial, 0, 0]);
+                        let mut row_in_tile = 0;
+                        for s in rows {
+                            for i in 0..s.rows {
+                                merges.push((s.first_row + i, s.order, partial + row_in_tile));
+                                row_in_tile += 1;
+                            }
+                        }
+                        self.num_partials += num_rows;
+                    }
+                    self.runs.push([begin, end, full, start, span.start + span.len, span.modality as u32, 0, 0]);
+                    if let Some(item) = self.items.last_mut() {
+                        item[3] += 1;
+                    }
+                    self.tiles_loaded += u64::from((end - begin).div_ceil(keys));
+                    begin = end;
+                }
+            }
+        }
+        if open.is_some() {
+            for s in rows {
+                for i in 0..s.rows {
+                    let slot = (s.first_slot + i as i32) as u32;
+                    let gap = [s.gap.0 as u32, s.gap.1 as u32];
+                    self.item_rows.push([s.first_row + i, slot, s.base as u32, s.begin, s.end, s.shift, gap[0], gap[1]]);
+                }
+            }
+        }
+    }
+
+    /// Sorts the partial states of each row into the order of its view.
+    fn merge_lists(&mut self, rows: usize, mut merges: Vec<(u32, u32, u32)>) {
+        merges.sort_unstable();
+        self.indptr = vec![0; rows + 1];
+        for (row, _, _) in &merges {
+            self.indptr[*row as usize + 1] += 1;
+        }
+        for r in 0..rows {
+            self.indptr[r + 1] += self.indptr[r];
+        }
+        self.index = merges.into_iter().map(|(_, _, partial)| partial).collect();
+    }
+
+    pub fn stats(&self, num_kv_heads: usize) -> Stats {
+        Stats {
+            tiles_loaded: self.tiles_loaded * num_kv_heads as u64,
+            tiles_unshared: self.tiles_unshared * num_kv_heads as u64,
+            items: self.items.len(),
+            partials: self.num_partials as usize,
+        }
+    }
+}
+
+/// Packs rows into tiles, in order.
+fn tiles_of_rows(sights: &[Sight], rows_per_tile: u32) -> Vec<Vec<Sight>> {
+    let mut tiles: Vec<Vec<Sight>> = Vec::new();
+    let mut room = 0;
+    for sight in sights {
+        let mut from = 0;
+        while from < sight.rows {
+            if room == 0 {
+                tiles.push(Vec::new());
+                room = rows_per_tile;
+            }
+            let rows = room.min(sight.rows - from);
+            if let Some(tile) = tiles.last_mut() {
+                tile.push(sight.part(from, rows));
+            }
+            from += rows;
+            room -= rows;
+        }
+    }
+    tiles
+}
+
+/// Key tiles that these rows alone would load of their entry.
+fn unshared_tiles(spec: &LayerSpec, segment: &Segment, sight: Sight, rows_per_tile: u32, keys: u32) -> u64 {
+    let mut tiles = 0;
+    for from in (0..sight.rows).step_by(rows_per_tile as usize) {
+        let rows = [sight.part(from, rows_per_tile.min(sight.rows - from))];
+        for span in segment.spans() {
+            let lifetime = spec.lifetimes.get(span.modality);
+            if let Some(run) = span_run(&lifetime, span.start, span.start + span.len, &rows, keys) {
+                tiles += u64::from((run.end - run.begin).div_ceil(keys));
+            }
+        }
+    }
+    tiles
+}

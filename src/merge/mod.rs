@@ -1,0 +1,68 @@
+//! n-ary merge of attention states, and the epilogue that must come after it.
+//!
+//! A state is `(out, lse)` over some set of keys, `lse` in natural logarithm; an empty set is `(0, -inf)`, the identity.
+//! States of disjoint sets merge exactly (FlashAttention, arXiv 2205.14135; the monoid of cascade inference):
+//!
+//! ```text
+//! m = max_i lse_i      w_i = exp(lse_i - m)      out = sum w_i out_i / sum w_i      lse = m + ln(sum w_i)
+//! ```
+//!
+//! A sink is one more state with `out = 0` and `lse = sink logit`. Epilogue, on each head: norm, then gate.
+
+mod params;
+mod plan;
+pub(crate) mod problem;
+pub(crate) mod reference;
+#[cfg(feature = "webgpu")]
+pub(crate) mod webgpu;
+
+pub use plan::MergePlan;
+pub use problem::{MergeArgs, MergeProblem};
+
+use crate::{Device, Result, Workspace};
+
+impl MergePlan {
+    /// Merges. Allocates nothing after the first call with the same arguments and never waits.
+    ///
+    /// # Errors
+    /// [`crate::Error`] when an argument does not fit the plan; nothing is written then.
+    pub fn run(&self, args: &MergeArgs<'_>, workspace: &mut Workspace) -> Result<()> {
+        args.validate(self)?;
+        match &self.device {
+            Device::Reference => reference::run(self, args),
+            #[cfg(feature = "webgpu")]
+            Device::WebGpu(gpu) => {
+                let mut encoder = gpu.encoder();
+                webgpu::encode(self, args, workspace, &mut encoder)?;
+                gpu.submit(encoder);
+                Ok(())
+            }
+        }
+    }
+
+    /// Encodes the launch into the caller's encoder, on a WebGPU device.
+    #[cfg(feature = "webgpu")]
+    pub fn encode(
+        &self,
+        args: &MergeArgs<'_>,
+        workspace: &mut Workspace,
+        encoder: &mut wgpu::CommandEncoder,
+    ) -> Result<()> {
+        args.validate(self)?;
+        webgpu::encode(self, args, workspace, encoder)
+    }
+}
+
+/// Every shader variant of the operation as `(name, WGSL)`, for offline validation.
+#[doc(hidden)]
+#[cfg(feature = "webgpu")]
+pub fn shader_variants() -> Vec<(String, String)> {
+    let mut all = Vec::new();
+    for dtype in crate::DType::ALL {
+        for dim in [8, 64, 256] {
+            let v = webgpu::variant(dim, dtype);
+            all.push((format!("merge {}", v.options()), v.wgsl()));
+        }
+    }
+    all
+}

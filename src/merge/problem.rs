@@ -1,0 +1,105 @@
+//! What is to be merged, and all validation.
+
+use super::MergePlan;
+use crate::layer::{Gate, LayerConstants, LayerSpec};
+use crate::{DType, Error, Result, Tensor};
+
+pub(crate) const OP: &str = "merge";
+
+/// Which states go into which row.
+#[derive(Debug, Clone, Copy)]
+pub struct MergeProblem<'a> {
+    /// Heads, value dim, sinks, output norm, gate and output type.
+    pub spec: &'a LayerSpec,
+    /// Row `r` merges the states `index[indptr[r] .. indptr[r + 1]]`, in that order. `rows + 1` numbers, ascending.
+    pub indptr: &'a [u32],
+    /// State numbers.
+    pub index: &'a [u32],
+    /// How many states there are.
+    pub num_states: usize,
+}
+
+impl MergeProblem<'_> {
+    pub(crate) fn validate(&self) -> Result<()> {
+        self.spec.validate(OP)?;
+        let starts_at_zero = self.indptr.first() == Some(&0);
+        if !starts_at_zero || self.indptr.windows(2).any(|w| w[0] > w[1]) {
+            return Err(Error::invalid(OP, "indptr", "ascending numbers from 0", format!("{:?}", self.indptr)));
+        }
+        let last = self.indptr.last().map_or(0, |&n| n as usize);
+        if last != self.index.len() {
+            return Err(Error::invalid(OP, "index", format!("{last} state numbers"), self.index.len()));
+        }
+        if let Some(s) = self.index.iter().find(|&&s| s as usize >= self.num_states) {
+            return Err(Error::invalid(OP, "index", format!("states below {}", self.num_states), s));
+        }
+        Ok(())
+    }
+}
+
+/// The memory of one call.
+#[derive(Debug, Clone, Copy)]
+pub struct MergeArgs<'a> {
+    /// Partial outputs `[states, num_q_heads, head_dim_v]`, f32.
+    pub states: &'a Tensor,
+    /// Their natural-log sums `[states, num_q_heads]`, f32; `-inf` marks an empty state.
+    pub state_lse: &'a Tensor,
+    /// Output norm weights and sinks.
+    pub constants: &'a LayerConstants,
+    /// Gates `[rows, num_q_heads, head_dim_v]` of the layer's dtype, iff the layer has a gate.
+    pub gate: Option<&'a Tensor>,
+    /// Output `[rows, num_q_heads, head_dim_v]` of the layer's dtype.
+    pub out: &'a Tensor,
+    /// Natural-log sums of the merged rows `[rows, num_q_heads]`, f32; sinks included.
+    pub lse: Option<&'a Tensor>,
+}
+
+impl MergeArgs<'_> {
+    pub(crate) fn validate(&self, plan: &MergePlan) -> Result<()> {
+        let (rows, heads, dim) = (plan.rows(), plan.spec.num_q_heads, plan.spec.head_dim_v);
+        expect(OP, "states", self.states, DType::F32, &[plan.num_states, heads, dim])?;
+        expect(OP, "state_lse", self.state_lse, DType::F32, &[plan.num_states, heads])?;
+        validate_outputs(OP, &plan.spec, rows, self.gate, self.out, self.lse)
+    }
+}
+
+/// Checks the arguments of the epilogue, which [`crate::attention`] has too.
+pub(crate) fn validate_outputs(
+    op: &'static str,
+    spec: &LayerSpec,
+    rows: usize,
+    gate: Option<&Tensor>,
+    out: &Tensor,
+    lse: Option<&Tensor>,
+) -> Result<()> {
+    let shape = [rows, spec.num_q_heads, spec.head_dim_v];
+    match (spec.gate, gate) {
+        (Gate::None, Some(_)) => return Err(Error::invalid(op, "gate", "none, the layer has no gate", "a tensor")),
+        (Gate::Sigmoid, None) => return Err(Error::invalid(op, "gate", "a tensor, the layer has a gate", "none")),
+        (_, Some(gate)) => expect(op, "gate", gate, spec.dtype, &shape)?,
+        (Gate::None, None) => {}
+    }
+    expect(op, "out", out, spec.dtype, &shape)?;
+    match lse {
+        Some(lse) => expect(op, "lse", lse, DType::F32, &shape[..2]),
+        None => Ok(()),
+    }
+}
+
+/// Checks dtype, shape and that the last of three or more dimensions is contiguous.
+pub(crate) fn expect(
+    op: &'static str,
+    argument: &'static str,
+    tensor: &Tensor,
+    dtype: DType,
+    shape: &[usize],
+) -> Result<()> {
+    if tensor.dtype() != dtype || tensor.shape() != shape {
+        let got = format!("{} {:?}", tensor.dtype(), tensor.shape());
+        return Err(Error::invalid(op, argument, format!("{dtype} {shape:?}"), got));
+    }
+    if tensor.strides().last() != Some(&1) {
+        return Err(Error::invalid(op, argument, "a contiguous last dimension", format!("{:?}", tensor.strides())));
+    }
+    Ok(())
+}
