@@ -1,0 +1,135 @@
+//! Parity of `attention` with its definition, over masks, views, shapes, types and layouts; and its own laws.
+mod harness;
+
+use colatent::{DType, Device};
+use harness::scene::{Case, Kind, Mask, check};
+use proptest::prelude::*;
+
+/// Each row is one call; a failing property prints a row that can be pasted here.
+#[rustfmt::skip]
+fn cases() -> Vec<Case> {
+    use DType::{BF16, F16, F32};
+    use Kind::*;
+    use Mask::*;
+    let p = Case::PLAIN;
+    vec![
+        p.clone(),
+        Case { tokens: 1, ..p.clone() },
+        Case { tokens: 47, page_size: 1, ..p.clone() },
+        Case { tokens: 48, page_size: 64, ..p.clone() },
+        Case { tokens: 49, page_size: 128, ..p.clone() },
+        Case { tokens: 130, mask: Window(1), ..p.clone() },
+        Case { tokens: 130, mask: Window(50), ..p.clone() },
+        Case { tokens: 130, mask: Chunked(24), ..p.clone() },
+        Case { tokens: 130, mask: ImageOrCausal, ..p.clone() },
+        Case { tokens: 130, mask: ImageInWindow(13), ..p.clone() },
+        Case { tokens: 130, mask: WindowOrImage(13), ..p.clone() },
+        Case { tokens: 130, mask: HiddenImage, ..p.clone() },
+        Case { tokens: 130, mask: Prefix, ..p.clone() },
+        Case { tokens: 130, mask: TwoSided(16), ..p.clone() },
+        Case { tokens: 130, mask: Compressed(4), ..p.clone() },
+        Case { tokens: 130, mask: Until(60), ..p.clone() },
+        Case { kind: Decode, ..p.clone() },
+        Case { kind: Decode, tokens: 700, agents: 17, dims: (16, 16), ..p.clone() },
+        Case { kind: Decode, mask: Window(40), ..p.clone() },
+        Case { kind: Decode, mask: Chunked(24), ..p.clone() },
+        Case { kind: Draft, ..p.clone() },
+        Case { kind: Draft, mask: ImageInWindow(30), agents: 7, ..p.clone() },
+        Case { kind: Mixed, agents: 5, ..p.clone() },
+        Case { kind: Mixed, mask: ImageOrCausal, agents: 5, seed: 4, ..p.clone() },
+        Case { kind: Parallel, agents: 5, ..p.clone() },
+        Case { kind: Sequential, agents: 5, ..p.clone() },
+        Case { kind: Sequential, agents: 5, seed: 2, ..p.clone() },
+        Case { kind: Sequential, agents: 3, seed: 3, dims: (24, 40), ..p.clone() },
+        Case { heads: (3, 1), ..p.clone() },
+        Case { heads: (2, 2), dims: (8, 8), ..p.clone() },
+        Case { heads: (1, 3), dims: (40, 40), ..p.clone() },
+        Case { heads: (1, 5), dims: (72, 72), tokens: 40, ..p.clone() },
+        Case { heads: (2, 7), dims: (80, 80), tokens: 40, ..p.clone() },
+        Case { heads: (1, 8), dims: (96, 96), tokens: 40, ..p.clone() },
+        Case { heads: (1, 16), dims: (128, 128), tokens: 40, kind: Decode, ..p.clone() },
+        Case { heads: (1, 4), dims: (256, 256), tokens: 40, kind: Decode, ..p.clone() },
+        Case { heads: (1, 2), dims: (192, 128), tokens: 40, ..p.clone() },
+        Case { heads: (1, 64), dims: (16, 8), tokens: 40, kind: Decode, ..p.clone() },
+        Case { soft_cap: true, sinks: true, gate: true, norm: true, ..p.clone() },
+        Case { sinks: true, kind: Decode, mask: HiddenImage, ..p.clone() },
+        Case { dtypes: (F16, F16), gate: true, ..p.clone() },
+        Case { dtypes: (BF16, BF16), norm: true, gate: true, ..p.clone() },
+        Case { dtypes: (F32, BF16), kind: Mixed, ..p.clone() },
+        Case { dtypes: (BF16, F16), kind: Sequential, ..p.clone() },
+        Case { engine_layout: true, ..p.clone() },
+        Case { engine_layout: true, dtypes: (F16, BF16), kind: Mixed, gate: true, ..p.clone() },
+    ]
+}
+
+#[test]
+fn table_of_cases() {
+    let failures: Vec<String> = cases().iter().filter_map(|c| check(c).err()).collect();
+    assert!(failures.is_empty(), "{} failed:\n{}", failures.len(), failures.join("\n"));
+}
+
+fn any_mask() -> impl Strategy<Value = Mask> {
+    prop_oneof![
+        Just(Mask::Causal),
+        (1..80).prop_map(Mask::Window),
+        (1..60).prop_map(Mask::Chunked),
+        Just(Mask::ImageOrCausal),
+        (1..60).prop_map(Mask::ImageInWindow),
+        (1..60).prop_map(Mask::WindowOrImage),
+        Just(Mask::HiddenImage),
+        Just(Mask::Prefix),
+        (0..40).prop_map(Mask::TwoSided),
+        (1..6).prop_map(Mask::Compressed),
+        (0..100).prop_map(Mask::Until),
+    ]
+}
+
+fn any_case() -> impl Strategy<Value = Case> {
+    use Kind::*;
+    let kind = prop_oneof![Just(Prefill), Just(Decode), Just(Draft), Just(Mixed), Just(Parallel), Just(Sequential)];
+    // Few shapes, so that few variants are compiled; the shapes themselves are covered by the table.
+    let shape = prop_oneof![Just(((2, 4), (64, 64))), Just(((1, 3), (24, 40)))];
+    let size = prop_oneof![Just(1usize), Just(16), Just(64)];
+    (any::<u64>(), kind, any_mask(), shape, size, 1..180usize, 1..9usize).prop_map(
+        |(seed, kind, mask, (heads, dims), page_size, tokens, agents)| Case {
+            seed,
+            kind,
+            mask,
+            heads,
+            dims,
+            page_size,
+            tokens,
+            agents,
+            sinks: seed % 3 == 0,
+            ..Case::PLAIN
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_views_and_masks(case in any_case()) {
+        check(&case).map_err(TestCaseError::fail)?;
+    }
+}
+
+#[test]
+fn a_row_that_sees_nothing_is_zero_with_lse_minus_infinity() {
+    // Entry j of a compressed stream is born at slot 4j + 3: rows 0, 1 and 2 see nothing.
+    let case = Case { mask: Mask::Compressed(4), tokens: 9, ..Case::PLAIN };
+    for device in harness::devices() {
+        let answer = harness::scene::run(&case, device).unwrap();
+        let heads = case.heads.0 * case.heads.1;
+        assert!(answer.out[..3 * heads * case.dims.1].iter().all(|&x| x == 0.0), "{device}");
+        assert!(answer.lse[..3 * heads].iter().all(|&x| x == f32::NEG_INFINITY), "{device}");
+        assert!(answer.lse[3 * heads..].iter().all(|x| x.is_finite()), "{device}");
+    }
+}
+
+#[test]
+fn the_reference_needs_no_device() {
+    let answer = harness::scene::run(&Case::PLAIN, &Device::Reference).unwrap();
+    assert!(answer.out.iter().all(|x| x.is_finite()));
+}

@@ -1,0 +1,358 @@
+//! Scenes: caches with agents in them, and the memory around one attention call.
+
+use colatent::attention::{AttentionArgs, AttentionPlan, AttentionProblem, QueryRows};
+use colatent::kv::{Birth, Death, Join, KvCache, Lifetime, Lifetimes, Modality, ViewId};
+use colatent::layer::{Gate, LayerConstants, LayerSpec, LayerWeights, Norm, Pairing, Rope};
+use colatent::{Buffer, DType, Device, Tensor, Workspace};
+
+use super::Rng;
+
+/// Masks of published families, by the row of lifetimes that makes them.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Mask {
+    Causal,
+    Window(i32),
+    Chunked(i32),
+    /// Causal or same image.
+    ImageOrCausal,
+    /// (Causal or same image) within a window.
+    ImageInWindow(i32),
+    /// (Causal within a window) or same image.
+    WindowOrImage(i32),
+    /// Images seen by nobody outside themselves.
+    HiddenImage,
+    /// Everything sees the first tokens; no causality for them.
+    Prefix,
+    /// |q - k| <= r.
+    TwoSided(i32),
+    /// Entry j stands for m tokens.
+    Compressed(i32),
+    /// Seen until a fixed slot.
+    Until(i32),
+}
+
+impl Mask {
+    pub fn lifetimes(self) -> Lifetimes {
+        let all = |birth, death| Lifetimes::all(Lifetime { birth, death });
+        match self {
+            Mask::Causal => Lifetimes::causal(),
+            Mask::Window(w) => Lifetimes::window(w),
+            Mask::Chunked(c) => all(Birth::Causal, Death::ChunkEnd(c)),
+            Mask::ImageOrCausal => Lifetimes::causal().with(Modality::Image, Birth::SpanStart, Death::Never),
+            Mask::ImageInWindow(w) => {
+                Lifetimes::window(w).with(Modality::Image, Birth::SpanStart, Death::Window(w))
+            }
+            Mask::WindowOrImage(w) => {
+                Lifetimes::window(w).with(Modality::Image, Birth::SpanStart, Death::WindowOrSpan(w))
+            }
+            Mask::HiddenImage => Lifetimes::causal().with(Modality::Image, Birth::SpanStart, Death::SpanEnd),
+            Mask::Prefix => Lifetimes::causal().with(Modality::Image, Birth::At(0), Death::Never),
+            Mask::TwoSided(r) => all(Birth::Affine { num: 1, den: 1, off: -r }, Death::Window(r + 1)),
+            Mask::Compressed(m) => all(Birth::Affine { num: m, den: 1, off: m - 1 }, Death::Never),
+            Mask::Until(s) => Lifetimes::causal().with(Modality::Audio, Birth::Causal, Death::At(s)),
+        }
+    }
+    /// Whether text would have to be appended at once.
+    pub fn text_looks_ahead(self) -> bool {
+        matches!(self, Mask::TwoSided(_))
+    }
+}
+
+/// What happens before the call.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Kind {
+    /// All tokens of a mixed stream are rows.
+    Prefill,
+    /// N agents with ragged thoughts decode a token each.
+    Decode,
+    /// A block of draft tokens per agent.
+    Draft,
+    /// Prefill, decode, a crop in the middle of one agent's decode and a draft block in one call.
+    Mixed,
+    /// Agents are joined, keeping positions; the synthesiser decodes.
+    Parallel,
+    /// Agents are joined one behind the other; the synthesiser decodes.
+    Sequential,
+}
+
+/// One attention call, small enough to be a row of a table.
+#[derive(Debug, Clone)]
+pub struct Case {
+    pub seed: u64,
+    pub kind: Kind,
+    pub mask: Mask,
+    /// KV heads, query heads per KV head.
+    pub heads: (usize, usize),
+    /// Dims of q and k, and of v.
+    pub dims: (usize, usize),
+    pub page_size: usize,
+    /// Storage of q and out, and of K and V.
+    pub dtypes: (DType, DType),
+    pub tokens: usize,
+    pub agents: usize,
+    pub soft_cap: bool,
+    pub sinks: bool,
+    pub gate: bool,
+    pub norm: bool,
+    /// Pages as [page, slot, head, dim], at an offset, q inside a wider row.
+    pub engine_layout: bool,
+}
+
+impl Case {
+    pub const PLAIN: Case = Case {
+        seed: 1,
+        kind: Kind::Prefill,
+        mask: Mask::Causal,
+        heads: (2, 4),
+        dims: (64, 64),
+        page_size: 16,
+        dtypes: (DType::F32, DType::F32),
+        tokens: 70,
+        agents: 4,
+        soft_cap: false,
+        sinks: false,
+        gate: false,
+        norm: false,
+        engine_layout: false,
+    };
+
+    pub fn spec(&self) -> LayerSpec {
+        let (kv, group) = self.heads;
+        let lanes = (self.dims.0 / 2 / 2 * 2).max(2);
+        let pairing = if self.seed % 2 == 0 { Pairing::Half } else { Pairing::Adjacent };
+        LayerSpec {
+            head_dim_v: self.dims.1,
+            soft_cap: self.soft_cap.then_some(3.0),
+            sinks: self.sinks,
+            rope: Some(Rope { first_lane: self.dims.0 - lanes, ..Rope::plain(lanes, 1e4, pairing) }),
+            gate: if self.gate { Gate::Sigmoid } else { Gate::None },
+            out_norm: if self.norm { Norm::RmsScaled { eps: 1e-5 } } else { Norm::None },
+            lifetimes: self.mask.lifetimes(),
+            dtype: self.dtypes.0,
+            kv_dtype: self.dtypes.1,
+            ..LayerSpec::new(kv * group, kv, self.dims.0)
+        }
+    }
+
+    pub fn weights(&self) -> LayerWeights {
+        let mut rng = Rng(self.seed ^ 77);
+        LayerWeights {
+            out_norm: if self.norm { rng.values(self.dims.1) } else { vec![] },
+            sinks: if self.sinks { rng.values(self.heads.0 * self.heads.1) } else { vec![] },
+            ..Default::default()
+        }
+    }
+
+    /// Builds the cache and says which rows attend.
+    pub fn scene(&self) -> (KvCache, Vec<QueryRows>) {
+        let mut rng = Rng(self.seed);
+        let mut cache = KvCache::new(self.page_size, 64 + 16 * (self.tokens + 64 * (self.agents + 2)) / self.page_size.min(16))
+            .expect("a pool");
+        scramble(&mut cache, &mut rng);
+        let root = cache.create();
+        let mut prompt = Vec::new();
+        let mut left = self.tokens;
+        let mut next = 0;
+        while left > 0 {
+            let len = (1 + rng.below(self.tokens.min(40))).min(left);
+            let modality = [Modality::Text, Modality::Image, Modality::Audio, Modality::Image][next % 4];
+            next += 1 + rng.below(2);
+            prompt.push(QueryRows::from(cache.append(root, modality, len).expect("room")));
+            left -= len;
+        }
+        if self.kind == Kind::Prefill {
+            return (cache, prompt);
+        }
+        let agents: Vec<ViewId> = (0..self.agents)
+            .map(|i| match (i + self.seed as usize) % 3 {
+                0 => cache.fork_at(root, 1 + rng.below(self.tokens) as i32).expect("a slot of the prompt"),
+                _ => cache.fork(root).expect("a child"),
+            })
+            .collect();
+        let mut own_rows = Vec::new();
+        for (i, &agent) in agents.iter().enumerate() {
+            let own = if self.mask.text_looks_ahead() { 1 } else { 1 + rng.below(20) };
+            for _ in 0..own {
+                own_rows.push(QueryRows::from(cache.append(agent, Modality::Text, 1).expect("room")));
+            }
+            if i == 1 && self.tokens > 8 && !self.mask.text_looks_ahead() {
+                cache.drop_range(agent, 2..5).ok();
+                cache.share(agents[0], last_slot(&cache, agents[0]), agent, [3, 0, 0, 0]).expect("a slot of agent 0");
+            }
+        }
+        let mut rows = Vec::new();
+        match self.kind {
+            Kind::Prefill => {}
+            Kind::Decode | Kind::Draft => {
+                for (i, &agent) in agents.iter().enumerate() {
+                    let (modality, len) = match self.kind {
+                        Kind::Decode => (Modality::Tool, 1),
+                        _ => (Modality::Draft, 1 + (i * 5) % 16),
+                    };
+                    rows.push(QueryRows::from(cache.append(agent, modality, len).expect("room")));
+                }
+            }
+            Kind::Mixed => {
+                for (i, &agent) in agents.iter().enumerate() {
+                    let (modality, len) = [(Modality::Tool, 1), (Modality::Image, 21), (Modality::Draft, 7)][i % 3];
+                    let mut r = QueryRows::from(cache.append(agent, modality, len).expect("room"));
+                    r.gap = (i % 4 == 3).then_some(3..9);
+                    rows.push(r);
+                }
+                rows.extend(prompt);
+            }
+            Kind::Parallel | Kind::Sequential => {
+                let how = if self.kind == Kind::Parallel { Join::Parallel } else { Join::Sequential };
+                let joined = cache.join(&agents, how).expect("a join");
+                rows.push(QueryRows::from(cache.append(joined, Modality::Tool, 1 + rng.below(3)).expect("room")));
+                rows.extend(own_rows.into_iter().rev().take(3));
+            }
+        }
+        (cache, rows)
+    }
+}
+
+fn last_slot(cache: &KvCache, view: ViewId) -> std::ops::Range<i32> {
+    let end = cache.view(view).expect("a view").next_slot();
+    end - 1..end
+}
+
+/// Leaves the free list in a random order, so that neighbours in a view are not neighbours in memory.
+fn scramble(cache: &mut KvCache, rng: &mut Rng) {
+    let mut held: Vec<ViewId> = (0..cache.num_pages())
+        .map(|_| {
+            let v = cache.create();
+            cache.append(v, Modality::Text, 1).expect("a page");
+            v
+        })
+        .collect();
+    while !held.is_empty() {
+        let v = held.swap_remove(rng.below(held.len()));
+        cache.release(v).expect("a live view");
+    }
+}
+
+/// Outputs of one call.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answer {
+    pub out: Vec<f32>,
+    pub lse: Vec<f32>,
+}
+
+/// Random K and V where tokens are, NaN elsewhere: `[pages, heads, page_size, dim]`, keyed by segment and token so
+/// that the place of a page does not matter.
+pub fn pages(case: &Case, cache: &KvCache, views: &[ViewId], dim: usize, salt: u64) -> Vec<f32> {
+    let (heads, size) = (case.heads.0, cache.page_size());
+    let mut data = vec![f32::NAN; cache.num_pages() * heads * size * dim];
+    for &view in views {
+        for entry in cache.view(view).expect("a view").entries() {
+            let segment = cache.segment(entry.segment).expect("a segment");
+            for token in 0..segment.len() as usize {
+                let page = segment.pages()[token / size] as usize;
+                let name = entry.segment;
+                let mut rng = Rng(salt ^ (token as u64) << 20 ^ hash(&format!("{name:?}")));
+                for head in 0..heads {
+                    let at = ((page * heads + head) * size + token % size) * dim;
+                    data[at..at + dim].copy_from_slice(&rng.values(dim));
+                }
+            }
+        }
+    }
+    data
+}
+
+fn hash(s: &str) -> u64 {
+    s.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3))
+}
+
+/// A page tensor in our layout or an engine's: `[page, slot, head, dim]` at an offset, between guards of NaN.
+pub fn page_tensor(device: &Device, dtype: DType, shape: [usize; 4], engine: bool, data: &[f32]) -> Tensor {
+    if !engine {
+        return Tensor::from_f32(device, dtype, &shape, data).expect("pages");
+    }
+    let [pages, heads, size, dim] = shape;
+    let wide = dim + 8;
+    let whole = super::poisoned(device, dtype, &[pages + 1, size, heads, wide]);
+    let strides = [size * heads * wide, heads * wide, wide, 1];
+    let t = Tensor::with_strides(whole.buffer().clone(), dtype, 8, &[pages, size, heads, dim], &strides).expect("a view");
+    let t = t.permute(&[0, 2, 1, 3]).expect("a permutation");
+    t.write_f32(data).expect("pages");
+    t
+}
+
+/// Runs the case on a device. Outputs start as NaN between guards, which must stay NaN.
+pub fn run(case: &Case, device: &Device) -> Result<Answer, String> {
+    let (cache, rows) = case.scene();
+    run_rows(case, device, &cache, &rows)
+}
+
+pub fn run_rows(case: &Case, device: &Device, cache: &KvCache, rows: &[QueryRows]) -> Result<Answer, String> {
+    let spec = case.spec();
+    let views: Vec<ViewId> = rows.iter().map(|r| r.view).collect();
+    let fail = |e: colatent::Error| e.to_string();
+    let plan = AttentionPlan::new(device, &AttentionProblem { spec: &spec, cache, rows }).map_err(fail)?;
+    let n = plan.num_rows();
+    let (heads, (dim, dim_v)) = (spec.num_q_heads, case.dims);
+    let shape = |d| [cache.num_pages(), case.heads.0, cache.page_size(), d];
+    let k = pages(case, cache, &views, dim, case.seed ^ 1);
+    let v = pages(case, cache, &views, dim_v, case.seed ^ 2);
+    let k = page_tensor(device, spec.kv_dtype, shape(dim), case.engine_layout, &k);
+    let v = page_tensor(device, spec.kv_dtype, shape(dim_v), case.engine_layout, &v);
+    // Queries are keyed by view and slot, so that a row has the same query in any batch.
+    let mut queries = Vec::new();
+    let mut gates = Vec::new();
+    for r in rows {
+        for i in 0..r.len as i32 {
+            let mut rng = Rng(case.seed ^ hash(&format!("{:?} {}", r.view, r.first_slot + i)));
+            queries.extend(rng.values(heads * dim));
+            gates.extend(rng.values(heads * dim_v));
+        }
+    }
+    let in_rows = |d: usize, data: &[f32]| {
+        let pad = if case.engine_layout { 24 } else { 0 };
+        let whole = super::poisoned(device, spec.dtype, &[n + 1, heads * d + pad]);
+        let strides = [heads * d + pad, d, 1];
+        let t = Tensor::with_strides(whole.buffer().clone(), spec.dtype, pad / 3, &[n, heads, d], &strides).expect("rows");
+        t.write_f32(data).expect("rows");
+        t
+    };
+    let q = in_rows(dim, &queries);
+    let gate = case.gate.then(|| in_rows(dim_v, &gates));
+    let whole = super::poisoned(device, spec.dtype, &[n + 2, heads, dim_v]);
+    let out = Tensor::with_strides(
+        whole.buffer().clone(),
+        spec.dtype,
+        heads * dim_v,
+        &[n, heads, dim_v],
+        &[heads * dim_v, dim_v, 1],
+    )
+    .map_err(fail)?;
+    let lse = super::poisoned(device, DType::F32, &[n, heads]);
+    let constants = LayerConstants::new(device, &spec, case.weights()).map_err(fail)?;
+    let args = AttentionArgs { q: &q, k: &k, v: &v, constants: &constants, gate: gate.as_ref(), out: &out, lse: Some(&lse) };
+    let mut workspace = Workspace::new(device).map_err(fail)?;
+    plan.run(&args, &mut workspace).map_err(fail)?;
+    let all = whole.read_f32().map_err(fail)?;
+    let guards = all[..heads * dim_v].iter().chain(&all[(n + 1) * heads * dim_v..]);
+    if !guards.clone().all(|x| x.is_nan()) {
+        return Err("a guard around the output was written".into());
+    }
+    Ok(Answer { out: out.read_f32().map_err(fail)?, lse: lse.read_f32().map_err(fail)? })
+}
+
+/// Compares every device with the reference.
+pub fn check(case: &Case) -> Result<(), String> {
+    let want = run(case, &Device::Reference)?;
+    for device in super::devices().iter().filter(|d| d.kind() != "reference") {
+        let got = run(case, device)?;
+        let fail = |e| format!("{device}: {e}\n{case:?}");
+        super::compare("out", &got.out, &want.out, case.dtypes.0).map_err(fail)?;
+        super::compare("lse", &got.lse, &want.lse, DType::F32).map_err(fail)?;
+    }
+    Ok(())
+}
+
+/// Bytes of a tensor's buffer, for guards.
+pub fn bytes(buffer: &Buffer) -> Vec<u8> {
+    buffer.read().expect("readback")
+}

@@ -1,0 +1,225 @@
+//! Merging states: parity with the definition, and the laws of the monoid (L1-L7 of the field: split and merge is
+//! whole, identity, fold, shift of lse, bounds, duplicates, one dominant state).
+mod harness;
+
+use colatent::layer::{Gate, LayerConstants, LayerSpec, LayerWeights, Norm};
+use colatent::merge::{MergeArgs, MergePlan, MergeProblem};
+use colatent::{DType, Device, Tensor, Workspace};
+use harness::{Rng, compare, devices, poisoned};
+use proptest::prelude::*;
+
+/// States with their lse, `[states, heads, dim]` and `[states, heads]`.
+#[derive(Debug, Clone)]
+struct States {
+    out: Vec<f32>,
+    lse: Vec<f32>,
+}
+
+#[derive(Debug, Clone)]
+struct Case {
+    seed: u64,
+    heads: usize,
+    dim: usize,
+    /// States of each row.
+    rows: Vec<usize>,
+    dtype: DType,
+    norm: u8,
+    gate: bool,
+    sinks: bool,
+}
+
+const PLAIN: Case =
+    Case { seed: 1, heads: 3, dim: 16, rows: vec![], dtype: DType::F32, norm: 0, gate: false, sinks: false };
+
+impl Case {
+    fn spec(&self) -> LayerSpec {
+        let eps = 1e-5;
+        LayerSpec {
+            head_dim_v: self.dim,
+            dtype: self.dtype,
+            sinks: self.sinks,
+            gate: if self.gate { Gate::Sigmoid } else { Gate::None },
+            out_norm: [Norm::None, Norm::Rms { eps }, Norm::RmsScaled { eps }, Norm::RmsOnePlus { eps }]
+                [self.norm as usize],
+            ..LayerSpec::new(self.heads, 1, 16)
+        }
+    }
+
+    /// A fifth of the states is empty and holds NaN.
+    fn states(&self) -> States {
+        let mut rng = Rng(self.seed);
+        let n: usize = self.rows.iter().sum();
+        let mut s = States { out: rng.values(n * self.heads * self.dim), lse: rng.values(n * self.heads) };
+        for i in 0..n * self.heads {
+            s.lse[i] *= 5.0;
+            if rng.below(5) == 0 {
+                s.lse[i] = f32::NEG_INFINITY;
+                s.out[i * self.dim..(i + 1) * self.dim].fill(f32::NAN);
+            }
+        }
+        s
+    }
+
+    fn indptr(&self) -> Vec<u32> {
+        let mut indptr = vec![0];
+        for n in &self.rows {
+            indptr.push(indptr[indptr.len() - 1] + *n as u32);
+        }
+        indptr
+    }
+}
+
+/// Merges on a device: `(out, lse)`.
+fn merge(case: &Case, device: &Device, states: &States, indptr: &[u32], index: &[u32]) -> Result<States, String> {
+    let fail = |e: colatent::Error| e.to_string();
+    let (spec, heads, dim) = (case.spec(), case.heads, case.dim);
+    let num_states = states.lse.len() / heads;
+    let rows = indptr.len() - 1;
+    let plan = MergePlan::new(device, &MergeProblem { spec: &spec, indptr, index, num_states }).map_err(fail)?;
+    let mut rng = Rng(case.seed ^ 9);
+    let weights = LayerWeights {
+        out_norm: if spec.out_norm.is_weighted() { rng.values(dim) } else { vec![] },
+        sinks: if case.sinks { rng.values(heads) } else { vec![] },
+        ..Default::default()
+    };
+    let constants = LayerConstants::new(device, &spec, weights).map_err(fail)?;
+    let gate = Tensor::from_f32(device, case.dtype, &[rows, heads, dim], &rng.values(rows * heads * dim)).map_err(fail)?;
+    let t = |shape: &[usize], x: &[f32]| Tensor::from_f32(device, DType::F32, shape, x).map_err(fail);
+    let args = MergeArgs {
+        states: &t(&[num_states, heads, dim], &states.out)?,
+        state_lse: &t(&[num_states, heads], &states.lse)?,
+        constants: &constants,
+        gate: case.gate.then_some(&gate),
+        out: &poisoned(device, case.dtype, &[rows, heads, dim]),
+        lse: Some(&poisoned(device, DType::F32, &[rows, heads])),
+    };
+    plan.run(&args, &mut Workspace::new(device).map_err(fail)?).map_err(fail)?;
+    let lse = args.lse.ok_or("no lse")?.read_f32().map_err(fail)?;
+    Ok(States { out: args.out.read_f32().map_err(fail)?, lse })
+}
+
+fn close(what: &str, got: &States, want: &States, dtype: DType) -> Result<(), String> {
+    compare(&format!("{what}: out"), &got.out, &want.out, dtype)?;
+    compare(&format!("{what}: lse"), &got.lse, &want.lse, DType::F32)
+}
+
+fn check(case: &Case) -> Result<(), String> {
+    let (states, indptr) = (case.states(), case.indptr());
+    // Backwards, so that index is not the identity.
+    let index: Vec<u32> = (0..indptr[indptr.len() - 1]).rev().collect();
+    let want = merge(case, &Device::Reference, &states, &indptr, &index)?;
+    for device in devices() {
+        let got = merge(case, device, &states, &indptr, &index)?;
+        close(&format!("{device} {case:?}"), &got, &want, case.dtype)?;
+    }
+    Ok(())
+}
+
+#[test]
+#[rustfmt::skip]
+fn table_of_cases() {
+    use DType::{BF16, F16};
+    let p = PLAIN;
+    let cases = [
+        Case { rows: vec![0], ..p.clone() },
+        Case { rows: vec![1, 0, 3, 17], ..p.clone() },
+        Case { rows: vec![2; 70], heads: 8, dim: 8, ..p.clone() },
+        Case { rows: vec![3, 2], dim: 256, norm: 1, ..p.clone() },
+        Case { rows: vec![3, 0, 2], norm: 2, gate: true, ..p.clone() },
+        Case { rows: vec![3, 0, 2], norm: 3, gate: true, sinks: true, ..p.clone() },
+        Case { rows: vec![3, 2], dtype: F16, gate: true, ..p.clone() },
+        Case { rows: vec![3, 2], dtype: BF16, norm: 1, sinks: true, ..p.clone() },
+    ];
+    let failures: Vec<String> = cases.iter().filter_map(|c| check(c).err()).collect();
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_states(seed in any::<u64>(), rows in prop::collection::vec(0usize..6, 1..5), norm in 0u8..4, gate: bool, sinks: bool) {
+        check(&Case { seed, rows, norm, gate, sinks, ..PLAIN }).map_err(TestCaseError::fail)?;
+    }
+
+    /// Merging groups and then their merged states is merging everything; a group may be empty.
+    #[test]
+    fn n_ary_merge_is_a_fold(seed in any::<u64>(), groups in prop::collection::vec(0usize..4, 2..5)) {
+        let case = Case { seed, rows: groups, ..PLAIN };
+        let (states, indptr) = (case.states(), case.indptr());
+        let index: Vec<u32> = (0..indptr[indptr.len() - 1]).collect();
+        for device in devices() {
+            let whole = merge(&case, device, &states, &[0, index.len() as u32], &index).map_err(TestCaseError::fail)?;
+            let parts = merge(&case, device, &states, &indptr, &index).map_err(TestCaseError::fail)?;
+            let order: Vec<u32> = (0..case.rows.len() as u32).rev().collect();
+            let folded = merge(&case, device, &parts, &[0, order.len() as u32], &order).map_err(TestCaseError::fail)?;
+            close(&format!("{device}"), &folded, &whole, DType::F32).map_err(TestCaseError::fail)?;
+        }
+    }
+
+    /// Adding c to every lse adds c to the merged one; doubling the states adds ln 2; outputs stay.
+    #[test]
+    fn shift_and_duplicates(seed in any::<u64>(), n in 1usize..6, c in -30f32..30.0) {
+        let case = Case { seed, rows: vec![n], ..PLAIN };
+        let states = case.states();
+        let index: Vec<u32> = (0..n as u32).collect();
+        let twice: Vec<u32> = index.iter().chain(&index).copied().collect();
+        let moved = States { lse: states.lse.iter().map(|l| l + c).collect(), ..states.clone() };
+        let shift = |s: &States, by: f32| States { lse: s.lse.iter().map(|l| l + by).collect(), ..s.clone() };
+        for device in devices() {
+            let run = |s: &States, index: &[u32]| merge(&case, device, s, &[0, index.len() as u32], index).map_err(TestCaseError::fail);
+            let plain = run(&states, &index)?;
+            // lse near 60 has ulps of 4e-6: the outputs' weights move by as much.
+            let tol = colatent::Tolerance { atol: 5e-5, rtol: 5e-5 };
+            harness::compare_within("shift", &run(&moved, &index)?.out, &plain.out, tol).map_err(TestCaseError::fail)?;
+            harness::compare_within("shift", &run(&moved, &index)?.lse, &shift(&plain, c).lse, tol).map_err(TestCaseError::fail)?;
+            close("twice", &run(&states, &twice)?, &shift(&plain, std::f32::consts::LN_2), DType::F32).map_err(TestCaseError::fail)?;
+        }
+    }
+}
+
+#[test]
+fn an_empty_state_is_the_identity_bit_for_bit() {
+    let case = Case { rows: vec![3], ..PLAIN };
+    let mut states = case.states();
+    states.lse = Rng(5).values(3 * case.heads);
+    states.out = Rng(6).values(3 * case.heads * case.dim);
+    states.lse[case.heads..2 * case.heads].fill(f32::NEG_INFINITY);
+    states.out[case.heads * case.dim..2 * case.heads * case.dim].fill(f32::NAN);
+    for device in devices() {
+        let with = merge(&case, device, &states, &[0, 3], &[0, 1, 2]).unwrap();
+        let without = merge(&case, device, &states, &[0, 2], &[0, 2]).unwrap();
+        assert_eq!(with.out, without.out, "{device}");
+        assert_eq!(with.lse, without.lse, "{device}");
+        let alone = merge(&case, device, &states, &[0, 1], &[0]).unwrap();
+        compare("alone", &alone.out, &states.out[..case.heads * case.dim], DType::F32).unwrap();
+    }
+}
+
+#[test]
+fn one_dominant_state_returns_its_output_exactly() {
+    let case = Case { rows: vec![2], ..PLAIN };
+    let mut states = case.states();
+    states.out = Rng(6).values(2 * case.heads * case.dim);
+    states.lse.fill(0.0);
+    states.lse[..case.heads].fill(1e4);
+    for device in devices() {
+        let got = merge(&case, device, &states, &[0, 2], &[0, 1]).unwrap();
+        assert_eq!(got.out, states.out[..case.heads * case.dim], "{device}");
+        assert_eq!(got.lse, [1e4; 3], "{device}");
+    }
+}
+
+#[test]
+fn bad_arguments_are_refused() {
+    let spec = PLAIN.spec();
+    let device = Device::Reference;
+    let new = |indptr: &[u32], index: &[u32]| {
+        MergePlan::new(&device, &MergeProblem { spec: &spec, indptr, index, num_states: 2 }).err().map(|e| e.to_string())
+    };
+    assert_eq!(new(&[0, 2], &[0, 1]), None);
+    assert!(new(&[1, 2], &[0, 1]).unwrap().contains("indptr"));
+    assert!(new(&[], &[]).unwrap().contains("indptr"));
+    assert!(new(&[0, 3], &[0, 1]).unwrap().contains("index"));
+    assert!(new(&[0, 2], &[0, 2]).unwrap().contains("states below 2"));
+}
