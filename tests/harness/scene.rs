@@ -79,6 +79,8 @@ pub enum Kind {
 #[derive(Debug, Clone)]
 pub struct Case {
     pub seed: u64,
+    /// Changes which pages are used, and nothing else.
+    pub scramble: u64,
     pub kind: Kind,
     pub mask: Mask,
     /// KV heads, query heads per KV head.
@@ -101,6 +103,7 @@ pub struct Case {
 impl Case {
     pub const PLAIN: Case = Case {
         seed: 1,
+        scramble: 0,
         kind: Kind::Prefill,
         mask: Mask::Causal,
         heads: (2, 4),
@@ -146,9 +149,10 @@ impl Case {
     /// Builds the cache and says which rows attend.
     pub fn scene(&self) -> (KvCache, Vec<QueryRows>) {
         let mut rng = Rng(self.seed);
-        let mut cache = KvCache::new(self.page_size, 64 + 16 * (self.tokens + 64 * (self.agents + 2)) / self.page_size.min(16))
-            .expect("a pool");
-        scramble(&mut cache, &mut rng);
+        let own_pages = 1 + 64usize.div_ceil(self.page_size);
+        let num_pages = self.tokens.div_ceil(self.page_size) + (self.agents + 2) * own_pages;
+        let mut cache = KvCache::new(self.page_size, num_pages).expect("a pool");
+        scramble(&mut cache, &mut Rng(self.seed ^ self.scramble));
         let root = cache.create();
         let mut prompt = Vec::new();
         let mut left = self.tokens;
@@ -239,18 +243,22 @@ pub struct Answer {
     pub lse: Vec<f32>,
 }
 
-/// Random K and V where tokens are, NaN elsewhere: `[pages, heads, page_size, dim]`, keyed by segment and token so
-/// that the place of a page does not matter.
+/// Random K and V where tokens are, NaN elsewhere: `[pages, heads, page_size, dim]`. Keyed by the order in which `views`
+/// meet the segments and by token, so that the place of a page does not matter.
 pub fn pages(case: &Case, cache: &KvCache, views: &[ViewId], dim: usize, salt: u64) -> Vec<f32> {
     let (heads, size) = (case.heads.0, cache.page_size());
     let mut data = vec![f32::NAN; cache.num_pages() * heads * size * dim];
+    let mut names = Vec::new();
     for &view in views {
         for entry in cache.view(view).expect("a view").entries() {
             let segment = cache.segment(entry.segment).expect("a segment");
+            if names.contains(&entry.segment) {
+                continue;
+            }
+            names.push(entry.segment);
             for token in 0..segment.len() as usize {
                 let page = segment.pages()[token / size] as usize;
-                let name = entry.segment;
-                let mut rng = Rng(salt ^ (token as u64) << 20 ^ hash(&format!("{name:?}")));
+                let mut rng = Rng(salt ^ (token as u64) << 20 ^ (names.len() as u64) << 44);
                 for head in 0..heads {
                     let at = ((page * heads + head) * size + token % size) * dim;
                     data[at..at + dim].copy_from_slice(&rng.values(dim));
@@ -283,19 +291,26 @@ pub fn page_tensor(device: &Device, dtype: DType, shape: [usize; 4], engine: boo
 /// Runs the case on a device. Outputs start as NaN between guards, which must stay NaN.
 pub fn run(case: &Case, device: &Device) -> Result<Answer, String> {
     let (cache, rows) = case.scene();
-    run_rows(case, device, &cache, &rows)
+    let views: Vec<ViewId> = rows.iter().map(|r| r.view).collect();
+    run_rows(case, device, &cache, &views, &rows)
 }
 
-pub fn run_rows(case: &Case, device: &Device, cache: &KvCache, rows: &[QueryRows]) -> Result<Answer, String> {
+/// Runs these rows of a cache. Rows have the same query in any batch, and `views` decides what lies in the pages.
+pub fn run_rows(
+    case: &Case,
+    device: &Device,
+    cache: &KvCache,
+    views: &[ViewId],
+    rows: &[QueryRows],
+) -> Result<Answer, String> {
     let spec = case.spec();
-    let views: Vec<ViewId> = rows.iter().map(|r| r.view).collect();
     let fail = |e: colatent::Error| e.to_string();
     let plan = AttentionPlan::new(device, &AttentionProblem { spec: &spec, cache, rows }).map_err(fail)?;
     let n = plan.num_rows();
     let (heads, (dim, dim_v)) = (spec.num_q_heads, case.dims);
     let shape = |d| [cache.num_pages(), case.heads.0, cache.page_size(), d];
-    let k = pages(case, cache, &views, dim, case.seed ^ 1);
-    let v = pages(case, cache, &views, dim_v, case.seed ^ 2);
+    let k = pages(case, cache, views, dim, case.seed ^ 1);
+    let v = pages(case, cache, views, dim_v, case.seed ^ 2);
     let k = page_tensor(device, spec.kv_dtype, shape(dim), case.engine_layout, &k);
     let v = page_tensor(device, spec.kv_dtype, shape(dim_v), case.engine_layout, &v);
     // Queries are keyed by view and slot, so that a row has the same query in any batch.
@@ -303,7 +318,8 @@ pub fn run_rows(case: &Case, device: &Device, cache: &KvCache, rows: &[QueryRows
     let mut gates = Vec::new();
     for r in rows {
         for i in 0..r.len as i32 {
-            let mut rng = Rng(case.seed ^ hash(&format!("{:?} {}", r.view, r.first_slot + i)));
+            let view = views.iter().position(|v| *v == r.view);
+            let mut rng = Rng(case.seed ^ hash(&format!("{view:?} {}", r.first_slot + i)));
             queries.extend(rng.values(heads * dim));
             gates.extend(rng.values(heads * dim_v));
         }

@@ -1,0 +1,156 @@
+//! Laws of shared-prefix attention, bit for bit where the field only promises tolerance. Numbers are those of the
+//! survey the crate follows (parallel decoding, section "Laws"); what is proved elsewhere: L1-L7 `merge.rs`, L8, L11,
+//! L16, L19, L29 by parity with the definition over joins, shares and shifts in `attention.rs`, L15 and L18
+//! `kv_append.rs`, L24-L30 book-keeping `kv.rs`, L33-L35 `sampling.rs`. L31 and L32 need live views and L36-L42 ops
+//! that do not exist yet.
+mod harness;
+
+use colatent::attention::{AttentionPlan, AttentionProblem, QueryRows};
+use colatent::kv::{KvCache, Modality, ViewId};
+use colatent::{DType, Device};
+use harness::scene::{Answer, Case, Kind, Mask, run, run_rows};
+use harness::{compare, devices};
+use proptest::prelude::*;
+
+/// `agents` children of one prompt, agent `i` with `own + i % 5` tokens of its own; the last is its query row.
+fn agents(page_size: usize, prompt: usize, agents: usize, own: usize) -> (KvCache, Vec<ViewId>, Vec<QueryRows>) {
+    let pages = prompt.div_ceil(page_size) + agents * (own + 5).div_ceil(page_size) + 1;
+    let mut cache = KvCache::new(page_size, pages).expect("a pool");
+    let root = cache.create();
+    cache.append(root, Modality::Text, prompt / 2).expect("room");
+    cache.append(root, Modality::Image, prompt - prompt / 2).expect("room");
+    let views = cache.fork_many(root, agents).expect("children");
+    let mut rows = Vec::new();
+    for (i, &view) in views.iter().enumerate() {
+        cache.append(view, Modality::Text, own + i % 5 - 1).expect("room");
+        rows.push(cache.append(view, Modality::Text, 1).expect("room").into());
+    }
+    (cache, views, rows)
+}
+
+fn gpus() -> impl Iterator<Item = &'static Device> {
+    devices().iter().filter(|d| d.kind() != "reference")
+}
+
+/// Rows of an answer, so that agents can be compared one by one.
+fn row(answer: &Answer, rows: usize, r: usize) -> (Vec<u32>, Vec<u32>) {
+    let bits = |x: &[f32]| {
+        let n = x.len() / rows;
+        x[r * n..(r + 1) * n].iter().map(|x| x.to_bits()).collect()
+    };
+    (bits(&answer.out), bits(&answer.lse))
+}
+
+/// L13, L20, L21, L22: alone, among 2, 7, 15, 16, 17 and 63 siblings, in any order: the same bits.
+#[test]
+fn an_agents_bits_do_not_depend_on_its_siblings() {
+    for mask in [Mask::Causal, Mask::Window(90), Mask::ImageOrCausal] {
+        let case = Case { mask, dims: (32, 32), sinks: true, ..Case::PLAIN };
+        for device in gpus() {
+            let (cache, views, rows) = agents(16, 600, 64, 3);
+            let run = |rows: &[QueryRows]| run_rows(&case, device, &cache, &views, rows).unwrap();
+            let all = run(&rows);
+            for r in [0, 1, 5, 31, 63] {
+                let alone = run(&rows[r..r + 1]);
+                assert_eq!(row(&alone, 1, 0), row(&all, 64, r), "{device} {mask:?}: agent {r} alone and among 63");
+            }
+            for n in [2, 7, 15, 16, 17] {
+                let few = run(&rows[64 - n..]);
+                for r in 0..n {
+                    assert_eq!(row(&few, n, r), row(&all, 64, 64 - n + r), "{device} {mask:?}: {r} among {n}");
+                }
+            }
+            let reversed: Vec<QueryRows> = rows.iter().rev().cloned().collect();
+            assert_eq!(row(&run(&reversed), 64, 3), row(&all, 64, 60), "{device} {mask:?}: order of rows");
+            // A cache in which the siblings never existed.
+            let (lonely, view, row_of_it) = agents(16, 600, 1, 3);
+            let alone = run_rows(&case, device, &lonely, &view, &row_of_it).unwrap();
+            assert_eq!(row(&alone, 1, 0), row(&all, 64, 0), "{device} {mask:?}: never had siblings");
+        }
+    }
+}
+
+/// A prefill or a draft block in the batch changes no bit of a decoding agent.
+#[test]
+fn an_agents_bits_do_not_depend_on_what_else_is_in_the_launch() {
+    let case = Case { dims: (32, 32), ..Case::PLAIN };
+    for device in gpus() {
+        let (mut cache, mut views, mut rows) = agents(16, 300, 5, 3);
+        let newcomer = cache.fork(views[4]).expect("a child");
+        // Room was left for a few tokens per agent only.
+        let prompt = QueryRows { view: views[0], first_slot: 0, len: 300, gap: None };
+        let before = run_rows(&case, device, &cache, &views, &rows).unwrap();
+        views.push(newcomer);
+        rows.push(prompt);
+        let after = run_rows(&case, device, &cache, &views, &rows).unwrap();
+        for r in 0..5 {
+            let n = before.lse.len() / 5;
+            assert_eq!(before.out[r * n * 32..(r + 1) * n * 32], after.out[r * n * 32..(r + 1) * n * 32], "{device}");
+        }
+    }
+}
+
+/// L14: tiles loaded are those of distinct segments, whatever the number of agents that fit one tile of rows.
+#[test]
+fn tiles_loaded_are_the_tiles_of_distinct_segments() {
+    let case = Case::PLAIN; // 2 KV heads, 4 query heads each: 16 rows fill a tile of 64 queries
+    let spec = case.spec();
+    for device in gpus() {
+        let tile = 48u64;
+        for n in [1usize, 2, 16, 17, 64] {
+            let (cache, _, rows) = agents(16, 600, n, 3);
+            let plan = AttentionPlan::new(device, &AttentionProblem { spec: &spec, cache: &cache, rows: &rows }).unwrap();
+            let prompt = 2 * (300u64).div_ceil(tile);
+            let row_tiles = n.div_ceil(16) as u64;
+            let stats = plan.stats();
+            assert_eq!(stats.tiles_loaded, 2 * (prompt * row_tiles + n as u64), "{n} agents: {plan}");
+            assert_eq!(stats.tiles_unshared, 2 * n as u64 * (prompt + 1), "{n} agents: {plan}");
+        }
+    }
+}
+
+/// EMPTY tiles are not dispatched: a window loads what it sees, not what there is.
+#[test]
+fn a_window_loads_only_what_it_sees() {
+    for device in gpus() {
+        let loaded = |mask| {
+            let spec = Case { mask, ..Case::PLAIN }.spec();
+            let (cache, _, rows) = agents(16, 4800, 1, 3);
+            AttentionPlan::new(device, &AttentionProblem { spec: &spec, cache: &cache, rows: &rows }).unwrap().stats()
+        };
+        assert_eq!(loaded(Mask::Causal).tiles_loaded, 2 * 101);
+        assert!(loaded(Mask::Window(96)).tiles_loaded <= 2 * 4);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// L9, L10: which pages hold the tokens, and how large pages are, changes no bit.
+    #[test]
+    fn pages_are_invisible(seed in any::<u64>(), scramble in any::<u64>(), kind in prop_oneof![Just(Kind::Mixed), Just(Kind::Sequential)], tokens in 1..150usize) {
+        let case = Case { seed, kind, tokens, dims: (32, 32), ..Case::PLAIN };
+        for device in devices() {
+            let plain = run(&case, device).map_err(TestCaseError::fail)?;
+            let moved = run(&Case { scramble, ..case.clone() }, device).map_err(TestCaseError::fail)?;
+            prop_assert!(plain == moved, "{device}: scrambled pages, {case:?}");
+            let size = run(&Case { page_size: 64, ..case.clone() }, device).map_err(TestCaseError::fail)?;
+            prop_assert!(plain == size, "{device}: page size, {case:?}");
+        }
+    }
+
+    /// L8, L24: children of a fork see what independent caches with the same tokens see.
+    #[test]
+    fn a_fork_is_a_copy(prompt in 1..120usize, n in 1..5usize, own in 1..30usize) {
+        let case = Case { dims: (32, 32), ..Case::PLAIN };
+        let (cache, views, rows) = agents(16, prompt + 1, n, own);
+        for device in devices() {
+            let forked = run_rows(&case, device, &cache, &views, &rows).map_err(TestCaseError::fail)?;
+            for r in 0..n {
+                let alone = run_rows(&case, device, &cache, &views, &rows[r..r + 1]).map_err(TestCaseError::fail)?;
+                let per_row = forked.out.len() / n;
+                compare("row", &alone.out, &forked.out[r * per_row..(r + 1) * per_row], DType::F32).map_err(TestCaseError::fail)?;
+            }
+        }
+    }
+}
