@@ -5,6 +5,7 @@ mod device;
 mod dtype;
 mod error;
 pub mod kv;
+pub mod kv_append;
 pub mod layer;
 mod tensor;
 
