@@ -1,6 +1,8 @@
 //! Shared by all tests: the devices, the comparison, deterministic inputs, poison.
 #![allow(dead_code, missing_docs)] // every test binary uses its own part of it
 
+pub mod golden;
+
 use std::sync::OnceLock;
 
 use colatent::{DType, Device, Tensor};
