@@ -1,11 +1,12 @@
 #![doc = include_str!("../README.md")]
 
+pub mod attention;
 pub(crate) mod backend;
 mod device;
 mod dtype;
 mod error;
 pub mod kv;
-pub mod attention;
+pub mod kv_append;
 pub mod layer;
 pub mod merge;
 mod tensor;

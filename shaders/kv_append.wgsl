@@ -1,0 +1,270 @@
+// kv_append: rows of the packed projection -> q, and K and V in their pages. One launch.
+//
+//   q[row, h]             = scale * rotate(norm_q(packed.q[row, h]))
+//   k[page, h, slot]      =         rotate(norm_k(packed.k[row, h]))      page * page_size + slot = places[row]
+//   v[page, h, slot]      =                norm_v(packed.v[row, h])
+//   norm(x)               = x / sqrt(mean(x^2) + eps), then * w or * (1 + w), or nothing
+//   rotate: lanes (a, b) of pair j -> mscale * (a cos - b sin, b cos + a sin), angle = position[axis[j]] * inv_freq[j];
+//           lanes outside the pairs pass
+//
+// Shapes     packed [rows, width], q [rows, Hq, D], k [pages, Hkv, page_size, D], v [pages, Hkv, page_size, Dv]: views
+//            with strides, lanes contiguous. Every offset and stride here counts chunks of 4 elements.
+//            tables: places[rows], positions[rows][4]. constants: see LayerConstants.
+//            places[row] = 0xffffffff: a padding row, whose q is written and whose k and v are not.
+// Grid       one invocation per (row, head of q, k or v), heads fastest; workgroups of 64, folded to 2-D. An invocation
+//            owns the whole head, so no two write into one word of 16-bit elements.
+// Numerics   f32 throughout, one rounding at each store; angles as in common/rope.wgsl.
+// Memory     a head is read twice if it has a norm, once otherwise; no workgroup memory, no private arrays.
+// Limits     D and Dv multiples of 4; places are distinct, and k and v share no element (the plan and the caller see
+//            to it).
+//
+// Header     HEAD_DIM, HEAD_DIM_V: u32; ROTATION: u32 as below; storage of packed, q, k, v.
+
+// #include "common/dtype.wgsl"
+// #include "common/norm.wgsl"
+// #include "common/rope.wgsl"
+
+// Values of ROTATION. In the first two a chunk of 4 lanes holds whole pairs or meets its partner chunk lane by lane;
+// the last two serve first lanes and pair counts that split chunks, one lane at a time.
+const ROTATE_NONE = 0u;
+const ROTATE_HALF = 1u;
+const ROTATE_ADJACENT = 2u;
+const ROTATE_HALF_LANES = 3u;
+const ROTATE_ADJACENT_LANES = 4u;
+
+struct Params {
+    rows: u32,
+    q_heads: u32,
+    kv_heads: u32,
+    page_size: u32,
+    // Where the parts of a packed row begin, in chunks of the buffer; `packed_row` is from row to row.
+    packed_row: u32,
+    packed_q: u32,
+    packed_k: u32,
+    packed_v: u32,
+    packed_q_head: u32,
+    packed_k_head: u32,
+    packed_v_head: u32,
+    // First word of the rotation in `constants`.
+    rope_table: u32,
+    q_base: u32,
+    q_row: u32,
+    q_head: u32,
+    first_lane: u32,
+    k_base: u32,
+    k_page: u32,
+    k_head: u32,
+    k_slot: u32,
+    v_base: u32,
+    v_page: u32,
+    v_head: u32,
+    v_slot: u32,
+    q_norm: u32,
+    k_norm: u32,
+    v_norm: u32,
+    // Lane pairs that turn.
+    pairs: u32,
+    q_eps: f32,
+    k_eps: f32,
+    v_eps: f32,
+    mscale: f32,
+    q_scale: f32,
+    pad_0: u32,
+    pad_1: u32,
+    pad_2: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> packed: array<packed_chunk>;
+@group(0) @binding(2) var<storage, read> tables: array<u32>;
+@group(0) @binding(3) var<storage, read> constants: array<u32>;
+@group(0) @binding(4) var<storage, read_write> q: array<q_chunk>;
+@group(0) @binding(5) var<storage, read_write> k: array<k_chunk>;
+@group(0) @binding(6) var<storage, read_write> v: array<v_chunk>;
+
+const PADDING = 0xffffffffu;
+
+const PART_Q = 0u;
+const PART_K = 1u;
+const PART_V = 2u;
+
+// One head of one row: the work of one invocation.
+struct Head {
+    row: u32,
+    part: u32,
+    // First chunk in `packed`, and in q, k or v.
+    source: u32,
+    target_chunk: u32,
+    chunks: u32,
+    norm: u32,
+    // First weight of the norm in `constants`.
+    weights: u32,
+    // Multiplies every lane: the reciprocal root mean square, or 1.
+    factor: f32,
+}
+
+fn normed(head: Head, chunk: u32) -> vec4<f32> {
+    let x = unpack_packed(packed[head.source + chunk]) * head.factor;
+    if !norm_is_weighted(head.norm) {
+        return x;
+    }
+    let at = head.weights + 4u * chunk;
+    let w = vec4<u32>(constants[at], constants[at + 1u], constants[at + 2u], constants[at + 3u]);
+    return x * norm_weight(head.norm, bitcast<vec4<f32>>(w));
+}
+
+fn store(head: Head, chunk: u32, x: vec4<f32>) {
+    let at = head.target_chunk + chunk;
+    if head.part == PART_Q {
+        q[at] = pack_q(x * params.q_scale);
+    } else if head.part == PART_K {
+        k[at] = pack_k(x);
+    } else {
+        v[at] = pack_v(x);
+    }
+}
+
+// mscale * (cos, sin) of lane pair `pair` in this row.
+fn turn(row: u32, pair: u32) -> vec2<f32> {
+    let at = params.rope_table + 3u * pair;
+    let position = bitcast<i32>(tables[params.rows + 4u * row + constants[at + 2u]]);
+    return rope_cos_sin(position, constants[at], constants[at + 1u]) * params.mscale;
+}
+
+fn lane_of(head: Head, lane: u32) -> f32 {
+    let x = normed(head, lane / 4u);
+    let low = select(x.x, x.y, (lane & 1u) == 1u);
+    let high = select(x.z, x.w, (lane & 1u) == 1u);
+    return select(low, high, (lane & 2u) == 2u);
+}
+
+// One lane after the rotation, for pairs that lie anyhow.
+fn rotated_lane(head: Head, lane: u32) -> f32 {
+    let x = lane_of(head, lane);
+    let i = lane - params.first_lane; // wraps below the first lane: past the end, too
+    if i >= 2u * params.pairs {
+        return x;
+    }
+    var pair = i / 2u;
+    var is_second = (i & 1u) == 1u;
+    var distance = 1u;
+    if ROTATION == ROTATE_HALF_LANES {
+        is_second = i >= params.pairs;
+        pair = select(i, i - params.pairs, is_second);
+        distance = params.pairs;
+    }
+    let partner = lane_of(head, select(lane + distance, lane - distance, is_second));
+    let t = turn(head.row, pair);
+    return x * t.x + select(-partner, partner, is_second) * t.y;
+}
+
+fn rotate(head: Head, chunk: u32) {
+    if ROTATION == ROTATE_HALF {
+        let i = chunk - params.first_lane / 4u; // wraps below the first lane: past the end, too
+        let distance = params.pairs / 4u;
+        if i >= 2u * distance {
+            store(head, chunk, normed(head, chunk));
+        } else if i < distance { // the second half is written with the first
+            let a = normed(head, chunk);
+            let b = normed(head, chunk + distance);
+            let t0 = turn(head.row, 4u * i);
+            let t1 = turn(head.row, 4u * i + 1u);
+            let t2 = turn(head.row, 4u * i + 2u);
+            let t3 = turn(head.row, 4u * i + 3u);
+            let c = vec4<f32>(t0.x, t1.x, t2.x, t3.x);
+            let s = vec4<f32>(t0.y, t1.y, t2.y, t3.y);
+            store(head, chunk, a * c - b * s);
+            store(head, chunk + distance, b * c + a * s);
+        }
+    } else if ROTATION == ROTATE_ADJACENT {
+        let x = normed(head, chunk);
+        let i = chunk - params.first_lane / 4u;
+        if i >= params.pairs / 2u {
+            store(head, chunk, x);
+        } else {
+            let t0 = turn(head.row, 2u * i);
+            let t1 = turn(head.row, 2u * i + 1u);
+            let c = vec4<f32>(t0.x, t0.x, t1.x, t1.x);
+            let s = vec4<f32>(-t0.y, t0.y, -t1.y, t1.y);
+            store(head, chunk, x * c + x.yxwz * s);
+        }
+    } else {
+        let lane = 4u * chunk;
+        let low = vec2<f32>(rotated_lane(head, lane), rotated_lane(head, lane + 1u));
+        let high = vec2<f32>(rotated_lane(head, lane + 2u), rotated_lane(head, lane + 3u));
+        store(head, chunk, vec4<f32>(low, high));
+    }
+}
+
+@compute @workgroup_size(64)
+fn kv_append(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let item = (group.y * groups.x + group.x) * 64u + local;
+    let heads = params.q_heads + 2u * params.kv_heads;
+    if item >= params.rows * heads {
+        return;
+    }
+    let row = item / heads;
+    let index = item % heads;
+    let place = tables[row];
+    let page = place / params.page_size;
+    let slot = place % params.page_size;
+    let source_row = row * params.packed_row;
+
+    var head: Head;
+    var eps = params.q_eps;
+    head.row = row;
+    head.chunks = HEAD_DIM / 4u;
+    if index < params.q_heads {
+        head.part = PART_Q;
+        head.source = source_row + params.packed_q + index * params.packed_q_head;
+        head.target_chunk = params.q_base + row * params.q_row + index * params.q_head;
+        head.norm = params.q_norm;
+        head.weights = 0u;
+    } else {
+        if place == PADDING {
+            return;
+        }
+        let kv = index - params.q_heads;
+        if kv < params.kv_heads {
+            head.part = PART_K;
+            head.source = source_row + params.packed_k + kv * params.packed_k_head;
+            head.target_chunk = params.k_base + page * params.k_page + kv * params.k_head + slot * params.k_slot;
+            head.norm = params.k_norm;
+            head.weights = HEAD_DIM;
+            eps = params.k_eps;
+        } else {
+            let h = kv - params.kv_heads;
+            head.part = PART_V;
+            head.source = source_row + params.packed_v + h * params.packed_v_head;
+            head.target_chunk = params.v_base + page * params.v_page + h * params.v_head + slot * params.v_slot;
+            head.chunks = HEAD_DIM_V / 4u;
+            head.norm = params.v_norm;
+            head.weights = 2u * HEAD_DIM;
+            eps = params.v_eps;
+        }
+    }
+
+    head.factor = 1.0;
+    if head.norm != NORM_NONE {
+        var squares = 0.0;
+        for (var c = 0u; c < head.chunks; c++) {
+            let x = unpack_packed(packed[head.source + c]);
+            squares += dot(x, x);
+        }
+        head.factor = norm_factor(head.norm, squares, 4u * head.chunks, eps);
+    }
+
+    if ROTATION == ROTATE_NONE || head.part == PART_V {
+        for (var c = 0u; c < head.chunks; c++) {
+            store(head, c, normed(head, c));
+        }
+    } else {
+        for (var c = 0u; c < head.chunks; c++) {
+            rotate(head, c);
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! From the packed projection to q and to pages of K and V, in one launch: split, norm, rotate, scale, store.
+//!
+//! ```text
+//! q[row, h]        = q_scale * rotate(q_norm(packed.q[row, h]))
+//! k[page, h, slot] =           rotate(k_norm(packed.k[row, h]))     page * page_size + slot = places[row]
+//! v[page, h, slot] =                  v_norm(packed.v[row, h])
+//! ```
+//! A [`KvAppendPlan`] is made once per step and layer kind and run once per layer of that kind. Arithmetic is f32 on a
+//! device and f64 in the reference, with one rounding at each store. The gate stays in the packed tensor: the epilogue
+//! of the attention reads it there.
+
+mod params;
+mod plan;
+mod problem;
+mod reference;
+#[cfg(feature = "webgpu")]
+mod webgpu;
+
+pub use plan::KvAppendPlan;
+pub use problem::{KvAppendArgs, KvAppendProblem, PADDING};
+
+/// The operation's name in messages.
+const OP: &str = "kv_append";
+
+/// Name and WGSL text of every kind of variant, for tests that compile them offline.
+#[cfg(feature = "webgpu")]
+#[doc(hidden)]
+pub fn shader_variants() -> Vec<(String, String)> {
+    webgpu::variants()
+}

@@ -1,0 +1,124 @@
+//! [`KvAppendPlan`]: the validated problem, ready for any number of layers. Host arithmetic only.
+
+use super::problem::{KvAppendArgs, KvAppendProblem, PADDING};
+use super::{OP, reference};
+use crate::layer::{LayerSpec, PackedLayout};
+use crate::{Device, Result, Workspace};
+
+/// A validated [`KvAppendProblem`] on a device: made once per step and layer kind, run once per layer of that kind.
+#[derive(Clone)]
+pub struct KvAppendPlan {
+    pub(super) device: Device,
+    /// Names the plan's tables in a workspace. A clone has the same tables, so it keeps the number.
+    #[cfg(feature = "webgpu")]
+    pub(super) id: u64,
+    pub(super) spec: LayerSpec,
+    pub(super) layout: PackedLayout,
+    pub(super) page_size: usize,
+    pub(super) num_pages: usize,
+    pub(super) places: Vec<u32>,
+    pub(super) positions: Vec<[i32; 4]>,
+}
+
+impl KvAppendPlan {
+    /// Validates the problem for `device`. Touches no device memory.
+    ///
+    /// # Errors
+    /// [`crate::Error::Invalid`] for a layer, layout, place or position list that makes no sense,
+    /// [`crate::Error::Unsupported`] for what the device's kernel does not do.
+    pub fn new(device: &Device, problem: &KvAppendProblem) -> Result<Self> {
+        problem.validate()?;
+        let plan = KvAppendPlan {
+            device: device.clone(),
+            #[cfg(feature = "webgpu")]
+            id: crate::backend::next_plan_id(),
+            spec: problem.spec.clone(),
+            layout: problem.layout,
+            page_size: problem.page_size,
+            num_pages: problem.num_pages,
+            places: problem.places.to_vec(),
+            positions: problem.positions.to_vec(),
+        };
+        #[cfg(feature = "webgpu")]
+        if let Device::WebGpu(_) = device {
+            super::webgpu::validate(&plan)?;
+        }
+        Ok(plan)
+    }
+
+    /// Rows of the packed tensor and of q.
+    pub fn rows(&self) -> usize {
+        self.places.len()
+    }
+
+    /// Heads of q, k and v in one row: what one launch splits its work into.
+    #[cfg(feature = "webgpu")]
+    pub(super) fn heads(&self) -> usize {
+        self.spec.num_q_heads + 2 * self.spec.num_kv_heads
+    }
+
+    /// Bytes that a run has to read and write at least.
+    fn bytes(&self) -> usize {
+        let spec = &self.spec;
+        let stored = self.places.iter().filter(|&&p| p != PADDING).count();
+        let q = spec.num_q_heads * spec.head_dim;
+        let kv = spec.num_kv_heads * (spec.head_dim + spec.head_dim_v);
+        (2 * self.rows() * q + stored * kv) * spec.dtype.size() + stored * kv * spec.kv_dtype.size()
+    }
+
+    /// Writes q, and k and v at the plan's places. Does not wait; allocates nothing after the first run.
+    ///
+    /// # Errors
+    /// [`crate::Error::Invalid`] if a tensor does not fit the plan, [`crate::Error::Unsupported`] if its strides do not
+    /// suit the device. Nothing is written then.
+    #[cfg_attr(not(feature = "webgpu"), allow(unused_variables))]
+    pub fn run(&self, args: &KvAppendArgs, workspace: &mut Workspace) -> Result<()> {
+        self.validate(args)?;
+        match &self.device {
+            Device::Reference => reference::run(self, args),
+            #[cfg(feature = "webgpu")]
+            Device::WebGpu(gpu) => super::webgpu::run(self, gpu, args, workspace),
+        }
+    }
+
+    /// As [`KvAppendPlan::run`], into the caller's encoder. Submit it before the workspace serves another plan.
+    #[cfg(feature = "webgpu")]
+    pub fn encode(
+        &self,
+        args: &KvAppendArgs,
+        workspace: &mut Workspace,
+        encoder: &mut wgpu::CommandEncoder,
+    ) -> Result<()> {
+        self.validate(args)?;
+        match &self.device {
+            Device::WebGpu(gpu) => super::webgpu::encode(self, gpu, args, workspace, encoder),
+            other => Err(crate::Error::invalid(OP, "device", "a plan for a WebGPU device", other)),
+        }
+    }
+
+    fn validate(&self, args: &KvAppendArgs) -> Result<()> {
+        args.validate(&self.spec, self.layout.width, self.rows(), [self.num_pages, self.page_size])
+    }
+}
+
+impl std::fmt::Display for KvAppendPlan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let s = &self.spec;
+        let padding = self.places.iter().filter(|&&p| p == PADDING).count();
+        write!(f, "{OP} {} on {}: {} rows ({padding} padding)", s.name, self.device, self.rows())?;
+        write!(f, ", {}/{} heads of {}/{}", s.num_q_heads, s.num_kv_heads, s.head_dim, s.head_dim_v)?;
+        write!(f, ", {} to q {} and kv {}", s.dtype, s.dtype, s.kv_dtype)?;
+        write!(f, ", {} pages of {}, {} bytes at least", self.num_pages, self.page_size, self.bytes())?;
+        match &self.device {
+            Device::Reference => Ok(()),
+            #[cfg(feature = "webgpu")]
+            Device::WebGpu(_) => write!(f, "; 1 launch, {}", super::webgpu::describe(self)),
+        }
+    }
+}
+
+impl std::fmt::Debug for KvAppendPlan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{self}")
+    }
+}

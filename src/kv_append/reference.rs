@@ -1,0 +1,112 @@
+//! The definition: one lane after the other in f64, rounded once at the store.
+
+use super::OP;
+use super::plan::KvAppendPlan;
+use super::problem::{KvAppendArgs, PADDING};
+use crate::layer::{Norm, Part, Rope};
+use crate::tensor::{Memory, lock_read, lock_write};
+use crate::{Error, Result, Tensor};
+
+use std::sync::{Arc, RwLock};
+
+/// Lanes of one head; the layer's validation allows no more.
+type Lanes = [f64; 256];
+
+#[cfg_attr(not(feature = "webgpu"), allow(unused_variables))]
+fn host<'a>(name: &'static str, t: &'a Tensor) -> Result<&'a Arc<RwLock<Vec<u8>>>> {
+    match &t.buffer().memory {
+        Memory::Host(memory) => Ok(memory),
+        #[cfg(feature = "webgpu")]
+        Memory::WebGpu(..) => Err(Error::invalid(OP, name, "memory of the reference device", "memory of WebGPU")),
+    }
+}
+
+pub(super) fn run(plan: &KvAppendPlan, args: &KvAppendArgs) -> Result<()> {
+    let (spec, layout, weights) = (&plan.spec, &plan.layout, &args.constants.weights);
+    let (packed, q, k, v) = (host("packed", args.packed)?, host("q", args.q)?, host("k", args.k)?, host("v", args.v)?);
+    if !matches!(args.constants.buffer.memory, Memory::Host(_)) {
+        return Err(Error::invalid(OP, "constants", "memory of the reference device", "memory of WebGPU"));
+    }
+    let packed = lock_read(packed);
+    let read = |row: usize, part: Part, h: usize, lanes: usize| -> Lanes {
+        let (t, size) = (args.packed, spec.dtype.size());
+        let first = t.offset() + row * t.strides()[0] + part.offset + h * part.head_stride;
+        let mut x = [0.0; 256];
+        for (d, x) in x[..lanes].iter_mut().enumerate() {
+            *x = f64::from(t.dtype().decode(&packed[(first + d) * size..(first + d + 1) * size]));
+        }
+        x
+    };
+    // k and v may be views of one buffer, so one lock is held at a time.
+    {
+        let mut out = lock_write(q);
+        let s = args.q.strides();
+        for (row, position) in plan.positions.iter().enumerate() {
+            for h in 0..spec.num_q_heads {
+                let mut x = read(row, layout.q, h, spec.head_dim);
+                normalize(&mut x[..spec.head_dim], spec.q_norm, &weights.q_norm);
+                rotate(&mut x, spec.rope.as_ref(), position);
+                x.iter_mut().for_each(|x| *x *= f64::from(spec.q_scale));
+                write(&mut out, args.q, row * s[0] + h * s[1], &x[..spec.head_dim]);
+            }
+        }
+    }
+    let rows = || (0..plan.places.len()).filter(|&row| plan.places[row] != PADDING);
+    let at = |row: usize, h: usize, s: &[usize]| {
+        let place = plan.places[row] as usize;
+        place / plan.page_size * s[0] + h * s[1] + place % plan.page_size * s[2]
+    };
+    {
+        let mut out = lock_write(k);
+        for row in rows() {
+            for h in 0..spec.num_kv_heads {
+                let mut x = read(row, layout.k, h, spec.head_dim);
+                normalize(&mut x[..spec.head_dim], spec.k_norm, &weights.k_norm);
+                rotate(&mut x, spec.rope.as_ref(), &plan.positions[row]);
+                write(&mut out, args.k, at(row, h, args.k.strides()), &x[..spec.head_dim]);
+            }
+        }
+    }
+    let mut out = lock_write(v);
+    for row in rows() {
+        for h in 0..spec.num_kv_heads {
+            let mut x = read(row, layout.v, h, spec.head_dim_v);
+            normalize(&mut x[..spec.head_dim_v], spec.v_norm, &weights.v_norm);
+            write(&mut out, args.v, at(row, h, args.v.strides()), &x[..spec.head_dim_v]);
+        }
+    }
+    Ok(())
+}
+
+fn normalize(x: &mut [f64], norm: Norm, weights: &[f32]) {
+    let (eps, scaled, plus) = match norm {
+        Norm::None => return,
+        Norm::Rms { eps } => (eps, false, 0.0),
+        Norm::RmsScaled { eps } => (eps, true, 0.0),
+        Norm::RmsOnePlus { eps } => (eps, true, 1.0),
+    };
+    let mean = x.iter().map(|x| x * x).sum::<f64>() / x.len() as f64;
+    let root = (mean + f64::from(eps)).sqrt();
+    for (d, x) in x.iter_mut().enumerate() {
+        *x = *x / root * if scaled { f64::from(weights[d]) + plus } else { 1.0 };
+    }
+}
+
+fn rotate(x: &mut Lanes, rope: Option<&Rope>, position: &[i32; 4]) {
+    let Some(rope) = rope else { return };
+    for j in 0..rope.inv_freq.len() {
+        let (a, b) = rope.pair(j);
+        // The product of a position up to 2^31 and a frequency is off by 2^-53 of itself: 1e-10 rad at 1 000 000.
+        let (sin, cos) = (f64::from(position[rope.axis[j] as usize]) * rope.inv_freq[j]).sin_cos();
+        let m = f64::from(rope.mscale);
+        (x[a], x[b]) = (m * (x[a] * cos - x[b] * sin), m * (x[b] * cos + x[a] * sin));
+    }
+}
+
+fn write(out: &mut [u8], t: &Tensor, at: usize, x: &[f64]) {
+    let size = t.dtype().size();
+    let out = &mut out[(t.offset() + at) * size..][..x.len() * size];
+    for (bytes, &x) in out.chunks_exact_mut(size).zip(x) {
+        t.dtype().encode(x as f32, bytes);
+    }
+}
