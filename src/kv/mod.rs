@@ -4,12 +4,18 @@
 //! `p` in every layer's K and V tensors, `[page, kv head, slot, dim]`.
 
 mod cache;
+mod edit;
+mod join;
 mod lifetime;
 mod modality;
+mod pool;
+mod read;
 mod segment;
+mod slab;
 mod view;
 
-pub use cache::{Appended, Join, KvCache};
+pub use cache::{Appended, KvCache};
+pub use join::Join;
 pub use lifetime::{Birth, Death, Header, Lifetime, Lifetimes, TileClass};
 pub use modality::Modality;
 pub use segment::{Segment, Span};

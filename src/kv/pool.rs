@@ -3,7 +3,7 @@
 /// Where a page is used. A page never belongs to two segments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Owner {
-    /// The segment, or [`Pool::FREE`].
+    /// The segment; [`Owner::NONE`] has no valid one.
     segment: u32,
     /// The page's number within the segment.
     index: u32,
@@ -16,15 +16,14 @@ pub(crate) struct Pool {
     owners: Vec<Owner>,
 }
 
-impl Pool {
-    const FREE: u32 = u32::MAX;
+impl Owner {
+    const NONE: Owner = Owner { segment: u32::MAX, index: 0 };
+}
 
+impl Pool {
     /// All pages free; page 0 is taken first.
     pub(crate) fn new(num_pages: u32) -> Self {
-        Pool {
-            free: (0..num_pages).rev().collect(),
-            owners: vec![Owner { segment: Self::FREE, index: 0 }; num_pages as usize],
-        }
+        Pool { free: (0..num_pages).rev().collect(), owners: vec![Owner::NONE; num_pages as usize] }
     }
 
     /// Pages in all.
@@ -52,7 +51,7 @@ impl Pool {
         while pages.len() > keep {
             let Some(page) = pages.pop() else { return };
             if let Some(owner) = self.owners.get_mut(page as usize) {
-                owner.segment = Self::FREE;
+                *owner = Owner::NONE;
             }
             self.free.push(page);
         }
@@ -61,6 +60,6 @@ impl Pool {
     /// The segment that holds the page and the page's number within it.
     pub(crate) fn owner(&self, page: u32) -> Option<(u32, u32)> {
         let owner = self.owners.get(page as usize)?;
-        (owner.segment != Self::FREE).then_some((owner.segment, owner.index))
+        (*owner != Owner::NONE).then_some((owner.segment, owner.index))
     }
 }

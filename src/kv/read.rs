@@ -79,6 +79,9 @@ impl KvCache {
         }
         let page_start = page_of_entry_segment as u32 * self.page_size;
         let (from, to) = (entry.start.max(page_start), entry.end().min(page_start + self.page_size));
+        if from >= to {
+            return Ok(Header::NONE);
+        }
         let first = segment.spans.partition_point(|span| span.start + span.len <= from);
         let spans = segment.spans.iter().skip(first).take_while(|span| span.start < to);
         Ok(spans.fold(Header::NONE, |header, span| {

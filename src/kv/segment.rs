@@ -1,6 +1,6 @@
 //! A segment: a run of tokens in pages of its own, appended to and never rewritten.
 
-use super::Modality;
+use super::{Modality, ViewId};
 
 /// A run of tokens of one modality inside a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,7 +16,7 @@ pub struct Span {
 }
 
 /// Tokens in pages. Views share segments; a segment grows only at its end.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Segment {
     pub(crate) pages: Vec<u32>,
     pub(crate) len: u32,
@@ -24,6 +24,8 @@ pub struct Segment {
     /// How far the views that hold this segment reach into it: one number per view entry, ascending. A page is
     /// referenced once for each that passes its first token, and goes back to the pool when none does.
     pub(crate) reaches: Vec<u32>,
+    /// The view that opened the segment: the only one that appends to it.
+    pub(crate) owner: Option<ViewId>,
 }
 
 impl Segment {
@@ -42,5 +44,41 @@ impl Segment {
     /// Spans in token order; together they cover `0..len`.
     pub fn spans(&self) -> &[Span] {
         &self.spans
+    }
+
+    /// The span that holds a token, by its place in the list.
+    pub(crate) fn span_at(&self, token: u32) -> Option<usize> {
+        let after = self.spans.partition_point(|span| span.start <= token);
+        (token < self.len).then_some(after.checked_sub(1)?)
+    }
+
+    /// Counts `n` entries more that reach to `reach`.
+    pub(crate) fn add_reaches(&mut self, reach: u32, n: usize) {
+        let at = self.reaches.partition_point(|&r| r <= reach);
+        self.reaches.resize(self.reaches.len() + n, reach);
+        if let Some(tail) = self.reaches.get_mut(at..) {
+            tail.rotate_right(n);
+        }
+    }
+
+    /// Counts one entry less that reaches to `reach`.
+    pub(crate) fn remove_reach(&mut self, reach: u32) {
+        if let Ok(at) = self.reaches.binary_search(&reach) {
+            self.reaches.remove(at);
+        }
+    }
+
+    /// Forgets the tokens that no entry reaches; whether any is left.
+    pub(crate) fn shrink(&mut self) -> bool {
+        let most = self.reaches.last().copied().unwrap_or(0);
+        if most < self.len {
+            self.len = most;
+            let keep = self.spans.partition_point(|span| span.start < most);
+            self.spans.truncate(keep);
+            if let Some(last) = self.spans.last_mut() {
+                last.len = last.len.min(most - last.start);
+            }
+        }
+        most > 0
     }
 }

@@ -1,5 +1,9 @@
 //! A view: what one agent sees.
 
+use std::ops::Range;
+
+use crate::{Error, Result};
+
 /// Names a segment of a [`KvCache`](super::KvCache).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SegmentId(pub(crate) u32);
@@ -35,6 +39,20 @@ impl Entry {
     pub fn slot_end(&self) -> i32 {
         self.slot_base + self.len as i32
     }
+    /// One past the last token seen, counted from the start of the segment.
+    pub(crate) fn end(&self) -> u32 {
+        self.start + self.len
+    }
+    /// The part of the entry at these slots.
+    pub(crate) fn cut(&self, slots: &Range<i32>) -> Option<Entry> {
+        let (from, to) = (self.slot_base.max(slots.start), self.slot_end().min(slots.end));
+        (from < to).then(|| Entry {
+            start: self.start + (from - self.slot_base) as u32,
+            len: (to - from) as u32,
+            slot_base: from,
+            ..*self
+        })
+    }
 }
 
 /// An ordered list of entries. Slots ascend along it; there are gaps where something was dropped.
@@ -65,5 +83,37 @@ impl View {
     /// Whether no token is seen.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
+    }
+
+    /// The parts of entries at these slots, in order.
+    pub(crate) fn pieces(&self, slots: Range<i32>) -> impl Iterator<Item = Entry> + '_ {
+        let first = self.entries.partition_point(|e| e.slot_end() <= slots.start);
+        self.entries.iter().skip(first).map_while(move |e| e.cut(&slots))
+    }
+
+    /// Refuses slots that the view does not see without a gap.
+    pub(crate) fn check_seen(&self, op: &'static str, slots: &Range<i32>) -> Result<()> {
+        let seen: i64 = self.pieces(slots.clone()).map(|e| i64::from(e.len)).sum();
+        if seen != i64::from(slots.end) - i64::from(slots.start) {
+            let what = format!("slots that the view sees, of 0..{}", self.next_slot);
+            return Err(Error::invalid(op, "slots", what, format!("{slots:?}")));
+        }
+        Ok(())
+    }
+
+    /// Adds an entry after the last one. A run that goes on where the last entry ends is the same run: views that read
+    /// a growing segment bit by bit stay short.
+    pub(crate) fn push(&mut self, entry: Entry) {
+        match self.entries.last_mut() {
+            Some(last)
+                if last.segment == entry.segment
+                    && last.end() == entry.start
+                    && last.slot_end() == entry.slot_base
+                    && last.shift == entry.shift =>
+            {
+                last.len += entry.len;
+            }
+            _ => self.entries.push(entry),
+        }
     }
 }
