@@ -6,6 +6,7 @@ mod dtype;
 mod error;
 pub mod kv;
 pub mod layer;
+pub mod sampling;
 mod tensor;
 
 pub use backend::Workspace;
