@@ -14,6 +14,7 @@
 // Numerics f32. Comparisons of logits use their stored value, so rounding of the transform neither makes nor breaks a
 //          tie. Sums of e^z for log_prob and entropy are f32, lane by lane, then a fixed tree. Masses for top_p are
 //          64-bit integers in units of 2^-31 of the largest, so that atomics give one sum in any order.
+//          Error of z: 2^-22 relative, plus with SOFT_CAP 3e-7 cap / temperature absolute; of the noise: 2^-21 of it.
 //          No arithmetic on infinities: -inf is recognised by its bits and left out. z is clamped at -512, where e^z
 //          is 0 in f32 and no noise (at most 17.4) can win.
 // Limits   vocab and every element index below 2^31; 6.2 KiB of workgroup memory; no subgroups.

@@ -619,6 +619,42 @@ fn one_workspace_serves_plans_in_turn() {
     }
 }
 
+/// An engine's own `wgpu` device: two plans in one encoder, nothing done before the engine submits.
+#[cfg(feature = "webgpu")]
+#[test]
+fn encoded_work_waits_for_its_submit() {
+    use colatent::wgpu;
+    if devices().len() == 1 {
+        return; // the harness has said why
+    }
+    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
+    let adapters = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::PRIMARY));
+    let adapter = adapters.first().expect("the harness found one");
+    let wanted = wgpu::DeviceDescriptor { required_limits: adapter.limits(), ..Default::default() };
+    let (own, queue) = pollster::block_on(adapter.request_device(&wanted)).unwrap();
+    let device = Device::from_wgpu(own.clone(), queue.clone(), &adapter.get_info()).unwrap();
+    let cases = [PLAIN, Case { rows: 9, top_k: 5, dtype: F16, ..PLAIN }];
+    let mut encoder = own.create_command_encoder(&Default::default());
+    let outs = cases.map(|case| {
+        let out = Buffer::zeros(&device, SamplingOutput::bytes(case.rows)).unwrap();
+        let plan = SamplingPlan::new(&device, &case.problem()).unwrap();
+        let args = SamplingArgs { logits: &case.tensor(&device), out: &out };
+        plan.encode(&args, &mut Workspace::new(&device).unwrap(), &mut encoder).unwrap();
+        // A workspace of another device is refused, and so is a plan of the reference.
+        assert!(plan.encode(&args, &mut Workspace::new(&devices()[1]).unwrap(), &mut encoder).is_err());
+        let reference = SamplingPlan::new(&devices()[0], &case.problem()).unwrap();
+        assert!(reference.encode(&args, &mut Workspace::new(&device).unwrap(), &mut encoder).is_err());
+        out
+    });
+    for out in &outs {
+        assert!(out.read().unwrap().iter().all(|b| *b == 0));
+    }
+    queue.submit([encoder.finish()]);
+    for (case, out) in cases.iter().zip(&outs) {
+        assert_eq!(bits(&SamplingOutput::read(out, case.rows).unwrap()), bits(&case.run(&device)));
+    }
+}
+
 #[test]
 fn refusals() {
     let good = PLAIN.problem();

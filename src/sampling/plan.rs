@@ -8,6 +8,7 @@ use crate::{Buffer, DType, Device, Error, Result, Tensor, Workspace};
 /// A validated problem with everything a launch needs. Built once per step, for all rows of the step.
 pub struct SamplingPlan {
     pub(super) device: Device,
+    #[cfg_attr(not(feature = "webgpu"), expect(dead_code, reason = "only launches need it"))]
     pub(super) id: u64,
     pub(super) problem: SamplingProblem,
     pub(super) variant: Variant,
@@ -142,6 +143,7 @@ impl SamplingPlan {
     }
 
     /// The uniform for a view of the logits.
+    #[cfg_attr(not(feature = "webgpu"), expect(dead_code, reason = "only launches need it"))]
     pub(super) fn params(&self, logits: &Tensor) -> Result<SamplingParams> {
         let (rows, vocab) = (self.problem.rows.len(), self.problem.vocab);
         let end = logits.offset() + rows.saturating_sub(1) * logits.strides()[0] + vocab;

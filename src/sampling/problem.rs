@@ -37,7 +37,7 @@ pub struct SamplingProblem {
     pub vocab: usize,
     /// Multiplies the logits. 1 for most models. Positive.
     pub output_multiplier: f32,
-    /// Bounds the logits to +-cap by `cap * tanh(x / cap)`.
+    /// Bounds the logits to +-cap by `cap * tanh(x / cap)`: 30 in Gemma 2, 20 in Muse.
     pub soft_cap: Option<f32>,
     /// Key of the noise.
     pub seed: u64,

@@ -2,9 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::{NO_TOKEN, OP, SamplingArgs, SamplingPlan, SamplingProblem, SamplingRow};
-#[cfg(feature = "webgpu")]
-use crate::Error;
+use super::{NO_TOKEN, SamplingArgs, SamplingPlan, SamplingProblem, SamplingRow};
 use crate::Result;
 use crate::tensor::{Memory, lock_read, lock_write};
 
@@ -13,7 +11,7 @@ pub(super) fn run(plan: &SamplingPlan, args: &SamplingArgs<'_>) -> Result<()> {
         Memory::Host(m) => Ok(m),
         #[cfg(feature = "webgpu")]
         Memory::WebGpu(..) => {
-            Err(Error::invalid(OP, "buffers", "memory of the reference", "memory of a WebGPU device"))
+            Err(crate::Error::invalid(super::OP, "buffers", "memory of the reference", "memory of a WebGPU device"))
         }
     };
     let (problem, logits) = (&plan.problem, args.logits);

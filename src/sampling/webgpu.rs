@@ -33,10 +33,10 @@ pub(super) fn encode(
         return Ok(());
     }
     let kernel = gpu.kernel(&plan.variant, &[Access::Read, Access::Read, Access::ReadWrite])?;
-    let held = workspace.load(OP, plan.id, 0, || bytemuck::cast_slice(&plan.table).to_vec())?;
-    if !Arc::ptr_eq(&held.gpu, gpu) {
+    if workspace.webgpu.as_ref().is_some_and(|w| !Arc::ptr_eq(&w.gpu, gpu)) {
         return Err(Error::invalid(OP, "workspace", "one made for the plan's device", "one for another"));
     }
+    let held = workspace.load(OP, plan.id, 0, || bytemuck::cast_slice(&plan.table).to_vec())?;
     let launch = Launch {
         kernel: &kernel,
         params: bytemuck::bytes_of(&params),
