@@ -39,7 +39,9 @@ pub enum Error {
         free: usize,
     },
     /// A bidirectional span would be split across two appends, so that its first part could not see its second.
-    #[error("{op}: a {modality} span is visible to itself as a whole and cannot be split across appends ({have} tokens appended, {more} more asked)")]
+    #[error(
+        "{op}: a {modality} span is visible to itself as a whole and cannot be split across appends ({have} tokens appended, {more} more asked)"
+    )]
     SplitSpan {
         /// The operation that refused.
         op: &'static str,

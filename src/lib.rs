@@ -9,6 +9,7 @@ pub mod kv;
 pub mod kv_append;
 pub mod layer;
 pub mod merge;
+pub mod sampling;
 mod tensor;
 
 pub use backend::Workspace;

@@ -101,6 +101,22 @@ impl Buffer {
         }
     }
 
+    /// Copies `from`, which is as large, on the device. Does not wait.
+    pub fn copy_from(&self, from: &Buffer) -> Result<()> {
+        if from.bytes != self.bytes || self.is_same(from) {
+            let expected = format!("another buffer of {} bytes", self.bytes);
+            return Err(Error::invalid("buffer copy", "from", expected, format!("{from:?}")));
+        }
+        match (&self.memory, &from.memory) {
+            (Memory::Host(to), Memory::Host(from)) => lock_write(to).copy_from_slice(&lock_read(from)),
+            #[cfg(feature = "webgpu")]
+            (Memory::WebGpu(gpu, to), Memory::WebGpu(_, from)) => gpu.copy_buffer(to, from),
+            #[cfg(feature = "webgpu")]
+            _ => return Err(Error::invalid("buffer copy", "from", "memory of the same device", format!("{from:?}"))),
+        }
+        Ok(())
+    }
+
     /// Copies the whole buffer out. Waits for the device.
     pub fn read(&self) -> Result<Vec<u8>> {
         match &self.memory {

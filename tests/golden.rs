@@ -71,11 +71,13 @@ fn projections_to_output_projection() {
 
             let gate = layout.gate.map(|g| {
                 let strides = [layout.width, g.head_stride, 1];
-                Tensor::with_strides(packed.buffer().clone(), DType::F32, g.offset, &[tokens, heads, dim], &strides).unwrap()
+                Tensor::with_strides(packed.buffer().clone(), DType::F32, g.offset, &[tokens, heads, dim], &strides)
+                    .unwrap()
             });
             let out = poisoned(device, DType::F32, &[tokens, heads, dim]);
             let lse = poisoned(device, DType::F32, &[tokens, heads]);
-            let plan = AttentionPlan::new(device, &AttentionProblem { spec: &spec, cache: &cache, rows: &rows }).unwrap();
+            let plan =
+                AttentionPlan::new(device, &AttentionProblem { spec: &spec, cache: &cache, rows: &rows }).unwrap();
             let args = AttentionArgs {
                 q: &q,
                 k: &k,

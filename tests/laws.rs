@@ -99,7 +99,8 @@ fn tiles_loaded_are_the_tiles_of_distinct_segments() {
         let tile = 48u64;
         for n in [1usize, 2, 16, 17, 64] {
             let (cache, _, rows) = agents(16, 600, n, 3);
-            let plan = AttentionPlan::new(device, &AttentionProblem { spec: &spec, cache: &cache, rows: &rows }).unwrap();
+            let plan =
+                AttentionPlan::new(device, &AttentionProblem { spec: &spec, cache: &cache, rows: &rows }).unwrap();
             let prompt = 2 * (300u64).div_ceil(tile);
             let row_tiles = n.div_ceil(16) as u64;
             let stats = plan.stats();

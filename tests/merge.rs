@@ -83,7 +83,8 @@ fn merge(case: &Case, device: &Device, states: &States, indptr: &[u32], index: &
         ..Default::default()
     };
     let constants = LayerConstants::new(device, &spec, weights).map_err(fail)?;
-    let gate = Tensor::from_f32(device, case.dtype, &[rows, heads, dim], &rng.values(rows * heads * dim)).map_err(fail)?;
+    let gate =
+        Tensor::from_f32(device, case.dtype, &[rows, heads, dim], &rng.values(rows * heads * dim)).map_err(fail)?;
     let t = |shape: &[usize], x: &[f32]| Tensor::from_f32(device, DType::F32, shape, x).map_err(fail);
     let args = MergeArgs {
         states: &t(&[num_states, heads, dim], &states.out)?,
@@ -215,7 +216,9 @@ fn bad_arguments_are_refused() {
     let spec = PLAIN.spec();
     let device = Device::Reference;
     let new = |indptr: &[u32], index: &[u32]| {
-        MergePlan::new(&device, &MergeProblem { spec: &spec, indptr, index, num_states: 2 }).err().map(|e| e.to_string())
+        MergePlan::new(&device, &MergeProblem { spec: &spec, indptr, index, num_states: 2 })
+            .err()
+            .map(|e| e.to_string())
     };
     assert_eq!(new(&[0, 2], &[0, 1]), None);
     assert!(new(&[1, 2], &[0, 1]).unwrap().contains("indptr"));

@@ -48,3 +48,13 @@ fn attention_variants() {
 fn merge_variants() {
     check(colatent::merge::shader_variants());
 }
+
+#[test]
+fn kv_append_variants() {
+    check(colatent::kv_append::shader_variants());
+}
+
+#[test]
+fn sampling_variants() {
+    check(colatent::sampling::shader_variants());
+}

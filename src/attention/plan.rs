@@ -97,7 +97,14 @@ impl std::fmt::Display for AttentionPlan {
                 write!(
                     f,
                     ", {} items of up to {} queries x {} keys per tile ({} lanes, chosen for {}), {} tiles ({} unshared), {} partial states",
-                    s.items, t.queries(), t.keys(), t.lanes, t.reason, s.tiles_loaded, s.tiles_unshared, s.partials
+                    s.items,
+                    t.queries(),
+                    t.keys(),
+                    t.lanes,
+                    t.reason,
+                    s.tiles_loaded,
+                    s.tiles_unshared,
+                    s.partials
                 )
             }
         }

@@ -75,7 +75,8 @@ impl<'a> Reader<'a> {
         Ok(Reader { tensor, bytes: tensor.buffer().read()? })
     }
     fn vector(&self, index: [usize; 3], len: usize) -> Vec<f64> {
-        let start: usize = self.tensor.offset() + index.iter().zip(self.tensor.strides()).map(|(i, s)| i * s).sum::<usize>();
+        let start: usize =
+            self.tensor.offset() + index.iter().zip(self.tensor.strides()).map(|(i, s)| i * s).sum::<usize>();
         let n = self.tensor.dtype().size();
         (start..start + len).map(|e| f64::from(self.tensor.dtype().decode(&self.bytes[e * n..(e + 1) * n]))).collect()
     }

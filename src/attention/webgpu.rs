@@ -151,14 +151,8 @@ pub(super) fn encode(
     let mut pass = encoder.begin_compute_pass(&Default::default());
     gpu.encode(&mut w.bindings, &mut pass, &launch)?;
     let (heads, value_chunks) = (spec.num_q_heads as u32, spec.head_dim_v as u32 / 4);
-    let outputs = Outputs {
-        spec,
-        constants: args.constants,
-        gate: args.gate,
-        out: args.out,
-        lse: args.lse,
-        rows: plan.num_rows,
-    };
+    let outputs =
+        Outputs { spec, constants: args.constants, gate: args.gate, out: args.out, lse: args.lse, rows: plan.num_rows };
     let scratch = w.scratch.clone();
     let states = States {
         states: &scratch,

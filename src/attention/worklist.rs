@@ -115,7 +115,13 @@ fn seen(lifetime: &Lifetime, q: i32, start: i32, end: i32) -> (i32, i32) {
         Death::Never => start,
         Death::SpanEnd => none_unless(q < end),
         Death::Window(w) => q.saturating_sub(w).saturating_add(1),
-        Death::WindowOrSpan(w) => if q < end { start } else { q.saturating_sub(w).saturating_add(1) },
+        Death::WindowOrSpan(w) => {
+            if q < end {
+                start
+            } else {
+                q.saturating_sub(w).saturating_add(1)
+            }
+        }
         Death::ChunkEnd(c) => q.div_euclid(c) * c,
         Death::At(slot) => none_unless(q < slot),
     };
@@ -162,10 +168,8 @@ fn span_run(lifetime: &Lifetime, start: u32, end: u32, sights: &[Sight], keys: u
     for s in sights {
         let (span_start, span_end) = (s.base + start as i32, s.base + end as i32);
         let clip = |slot: i32| ((slot - s.base) as u32).clamp(s.begin.max(start), s.end.min(end).max(start));
-        let (first, last) = (
-            seen(lifetime, s.first_slot, span_start, span_end),
-            seen(lifetime, s.last_slot(), span_start, span_end),
-        );
+        let (first, last) =
+            (seen(lifetime, s.first_slot, span_start, span_end), seen(lifetime, s.last_slot(), span_start, span_end));
         if s.begin >= end || s.end <= start {
             full_hi = full_lo;
             continue;
@@ -278,8 +282,7 @@ impl WorkList {
             let lifetime = spec.lifetimes.get(span.modality);
             let (start, end) = (span.start, span.start + span.len);
             let Some(run) = span_run(&lifetime, start, end, rows, keys) else { continue };
-            let parts =
-                [(run.begin, run.full_begin, 0), (run.full_begin, run.full_end, 1), (run.full_end, run.end, 0)];
+            let parts = [(run.begin, run.full_begin, 0), (run.full_begin, run.full_end, 1), (run.full_end, run.end, 0)];
             for (mut begin, end_of_part, full) in parts {
                 while begin < end_of_part {
                     // A tile of keys belongs to the split in which it begins.
@@ -315,7 +318,16 @@ impl WorkList {
                 for i in 0..s.rows {
                     let slot = (s.first_slot + i as i32) as u32;
                     let gap = [s.gap.0 as u32, s.gap.1 as u32];
-                    self.item_rows.push([s.first_row + i, slot, s.base as u32, s.begin, s.end, s.shift, gap[0], gap[1]]);
+                    self.item_rows.push([
+                        s.first_row + i,
+                        slot,
+                        s.base as u32,
+                        s.begin,
+                        s.end,
+                        s.shift,
+                        gap[0],
+                        gap[1],
+                    ]);
                 }
             }
         }

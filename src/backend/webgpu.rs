@@ -135,6 +135,12 @@ impl Gpu {
         self.queue.write_buffer(buffer, offset as u64, bytes);
     }
 
+    pub(crate) fn copy_buffer(&self, to: &wgpu::Buffer, from: &wgpu::Buffer) {
+        let mut encoder = self.encoder();
+        encoder.copy_buffer_to_buffer(from, 0, to, 0, from.size());
+        self.submit(encoder);
+    }
+
     pub(crate) fn read_buffer(&self, buffer: &wgpu::Buffer) -> Result<Vec<u8>> {
         let failed = |message: String| Error::Device { op: "readback", message };
         let staging = self.device.create_buffer(&wgpu::BufferDescriptor {
@@ -198,9 +204,10 @@ impl Gpu {
         for (i, a) in access.iter().enumerate() {
             entries.push(entry(i + 1, wgpu::BufferBindingType::Storage { read_only: *a == Access::Read }));
         }
-        let layout = self
-            .device
-            .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(variant.kernel), entries: &entries });
+        let layout = self.device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+            label: Some(variant.kernel),
+            entries: &entries,
+        });
         let pipeline_layout = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
             label: Some(variant.kernel),
             bind_group_layouts: &[Some(&layout)],
@@ -218,11 +225,9 @@ impl Gpu {
             cache: None,
         });
         match pollster::block_on(scope.pop()) {
-            Some(e) => Err(Error::Compile {
-                kernel: variant.kernel.into(),
-                options: variant.options(),
-                log: e.to_string(),
-            }),
+            Some(e) => {
+                Err(Error::Compile { kernel: variant.kernel.into(), options: variant.options(), log: e.to_string() })
+            }
             None => Ok(Kernel { pipeline, layout, access: access.to_vec(), name: variant.kernel }),
         }
     }
@@ -286,8 +291,7 @@ impl Bindings {
         let written = |b: &wgpu::Buffer| {
             launch.buffers.iter().zip(&kernel.access).any(|(x, a)| *a == Access::ReadWrite && *x == b)
         };
-        let read_too =
-            launch.buffers.iter().zip(&kernel.access).find(|(b, a)| **a == Access::Read && written(b));
+        let read_too = launch.buffers.iter().zip(&kernel.access).find(|(b, a)| **a == Access::Read && written(b));
         if read_too.is_some() {
             return Err(Error::invalid(
                 kernel.name,

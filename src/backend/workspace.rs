@@ -67,7 +67,12 @@ impl Workspace {
         tables: impl FnOnce() -> Vec<u32>,
     ) -> Result<&mut GpuWorkspace> {
         let Some(w) = self.webgpu.as_mut() else {
-            return Err(crate::Error::invalid(op, "workspace", "one made for the WebGPU device", "one for the reference"));
+            return Err(crate::Error::invalid(
+                op,
+                "workspace",
+                "one made for the WebGPU device",
+                "one for the reference",
+            ));
         };
         if self.plan_id != plan_id {
             let tables = tables();

@@ -141,7 +141,8 @@ pub enum TileClass {
 
 impl Header {
     /// The header of no key at all: the identity of [`Header::merge`].
-    pub const NONE: Header = Header { birth_min: i32::MAX, birth_max: i32::MIN, death_min: i32::MAX, death_max: i32::MIN };
+    pub const NONE: Header =
+        Header { birth_min: i32::MAX, birth_max: i32::MIN, death_min: i32::MAX, death_max: i32::MIN };
 
     /// The header of keys `[first, last]` of a span `[start, end)`: births and deaths never fall along a span.
     pub fn of(lifetime: &Lifetime, first: i32, last: i32, start: i32, end: i32) -> Header {

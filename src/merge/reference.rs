@@ -27,8 +27,9 @@ pub(super) fn run(plan: &MergePlan, args: &MergeArgs<'_>) -> Result<()> {
             for d in 0..dim {
                 // An empty state's output never counts, whatever it holds.
                 let weighted = list.iter().zip(lses()).filter(|(_, l)| *l != f64::NEG_INFINITY);
-                let sum: f64 =
-                    weighted.map(|(&s, l)| (l - most).exp() * f64::from(states[(s as usize * heads + head) * dim + d])).sum();
+                let sum: f64 = weighted
+                    .map(|(&s, l)| (l - most).exp() * f64::from(states[(s as usize * heads + head) * dim + d]))
+                    .sum();
                 merged[(row * heads + head) * dim + d] = sum / total;
             }
         }

@@ -39,9 +39,7 @@ impl Mask {
             Mask::Window(w) => Lifetimes::window(w),
             Mask::Chunked(c) => all(Birth::Causal, Death::ChunkEnd(c)),
             Mask::ImageOrCausal => Lifetimes::causal().with(Modality::Image, Birth::SpanStart, Death::Never),
-            Mask::ImageInWindow(w) => {
-                Lifetimes::window(w).with(Modality::Image, Birth::SpanStart, Death::Window(w))
-            }
+            Mask::ImageInWindow(w) => Lifetimes::window(w).with(Modality::Image, Birth::SpanStart, Death::Window(w)),
             Mask::WindowOrImage(w) => {
                 Lifetimes::window(w).with(Modality::Image, Birth::SpanStart, Death::WindowOrSpan(w))
             }
@@ -282,7 +280,8 @@ pub fn page_tensor(device: &Device, dtype: DType, shape: [usize; 4], engine: boo
     let wide = dim + 8;
     let whole = super::poisoned(device, dtype, &[pages + 1, size, heads, wide]);
     let strides = [size * heads * wide, heads * wide, wide, 1];
-    let t = Tensor::with_strides(whole.buffer().clone(), dtype, 8, &[pages, size, heads, dim], &strides).expect("a view");
+    let t =
+        Tensor::with_strides(whole.buffer().clone(), dtype, 8, &[pages, size, heads, dim], &strides).expect("a view");
     let t = t.permute(&[0, 2, 1, 3]).expect("a permutation");
     t.write_f32(data).expect("pages");
     t
@@ -328,7 +327,8 @@ pub fn run_rows(
         let pad = if case.engine_layout { 24 } else { 0 };
         let whole = super::poisoned(device, spec.dtype, &[n + 1, heads * d + pad]);
         let strides = [heads * d + pad, d, 1];
-        let t = Tensor::with_strides(whole.buffer().clone(), spec.dtype, pad / 3, &[n, heads, d], &strides).expect("rows");
+        let t =
+            Tensor::with_strides(whole.buffer().clone(), spec.dtype, pad / 3, &[n, heads, d], &strides).expect("rows");
         t.write_f32(data).expect("rows");
         t
     };
@@ -345,7 +345,8 @@ pub fn run_rows(
     .map_err(fail)?;
     let lse = super::poisoned(device, DType::F32, &[n, heads]);
     let constants = LayerConstants::new(device, &spec, case.weights()).map_err(fail)?;
-    let args = AttentionArgs { q: &q, k: &k, v: &v, constants: &constants, gate: gate.as_ref(), out: &out, lse: Some(&lse) };
+    let args =
+        AttentionArgs { q: &q, k: &k, v: &v, constants: &constants, gate: gate.as_ref(), out: &out, lse: Some(&lse) };
     let mut workspace = Workspace::new(device).map_err(fail)?;
     plan.run(&args, &mut workspace).map_err(fail)?;
     let all = whole.read_f32().map_err(fail)?;

@@ -1,0 +1,58 @@
+//! Attention on the WebGPU device by named scene, the wait included; the host's planning; and a copy on the same device
+//! for the bandwidth.
+
+mod harness;
+
+use colatent::{Buffer, Device};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use harness::{Ready, Scene};
+
+fn launches(c: &mut Criterion) {
+    let Ok(device) = Device::webgpu() else {
+        eprintln!("SKIPPED: no WebGPU adapter");
+        return;
+    };
+    let mut group = c.benchmark_group("attention");
+    group.sample_size(15);
+    for name in Scene::NAMES {
+        let scene = Scene::new(name);
+        let mut ready = Ready::new(&device, &scene);
+        eprintln!("{name}: {}", scene.plan(&device));
+        group.throughput(Throughput::Elements(scene.flops()));
+        group.bench_function(name, |b| b.iter(|| ready.run()));
+    }
+    group.finish();
+
+    let bytes = 1 << 24;
+    let (from, to) = (Buffer::zeros(&device, bytes).expect("memory"), Buffer::zeros(&device, bytes).expect("memory"));
+    let mut group = c.benchmark_group("copy");
+    group.sample_size(15).throughput(Throughput::Bytes(2 * bytes as u64));
+    group.bench_function("16_MiB", |b| {
+        b.iter(|| {
+            to.copy_from(&from).expect("two buffers of one device");
+            device.synchronize().expect("the device");
+        })
+    });
+}
+
+fn plans(c: &mut Criterion) {
+    let Ok(device) = Device::webgpu() else { return };
+    let mut group = c.benchmark_group("plan");
+    for (name, agents, prompt) in [("agents_16_over_2k", 16, 2048), ("agents_64_over_32k", 64, 32768)] {
+        let mut scene = Scene::new("decode_1");
+        let mut cache = colatent::kv::KvCache::new(harness::PAGE_SIZE, 8192).expect("a pool");
+        let root = cache.create();
+        cache.append(root, colatent::kv::Modality::Text, prompt).expect("room");
+        scene.rows = cache
+            .fork_many(root, agents)
+            .expect("children")
+            .into_iter()
+            .map(|v| cache.append(v, colatent::kv::Modality::Text, 1).expect("room").into())
+            .collect();
+        scene.cache = cache;
+        group.bench_function(name, |b| b.iter(|| scene.plan(&device)));
+    }
+}
+
+criterion_group!(benches, launches, plans);
+criterion_main!(benches);

@@ -1,0 +1,235 @@
+//! Host arithmetic: which variant, which numbers per row. Needs no GPU.
+
+use super::params::{RowParams, SamplingParams};
+use super::{OP, SamplingOutput, SamplingProblem, SamplingRow, reference};
+use crate::backend::{next_plan_id, source::Variant};
+use crate::{Buffer, DType, Device, Error, Result, Tensor, Workspace};
+
+/// A validated problem with everything a launch needs. Built once per step, for all rows of the step.
+pub struct SamplingPlan {
+    pub(super) device: Device,
+    #[cfg_attr(not(feature = "webgpu"), expect(dead_code, reason = "only launches need it"))]
+    pub(super) id: u64,
+    pub(super) problem: SamplingProblem,
+    pub(super) variant: Variant,
+    pub(super) table: Vec<RowParams>,
+}
+
+/// What one run reads and writes.
+pub struct SamplingArgs<'a> {
+    /// `[rows, vocab]`, any offset and row stride, unit stride along the vocabulary.
+    pub logits: &'a Tensor,
+    /// At least [`SamplingOutput::bytes`] bytes; what follows stays as it was.
+    pub out: &'a Buffer,
+}
+
+/// The variant for a storage type, with or without soft cap.
+pub(super) fn variant(dtype: DType, soft_cap: bool) -> Variant {
+    // Bytes, from the top, in which the f32 keys of two values of this type can differ: sign, exponent and mantissa.
+    let rounds = match dtype {
+        DType::F32 => 4,
+        DType::F16 => 3,
+        DType::BF16 => 2,
+    };
+    Variant::new("sampling").u32("ROUNDS", rounds).bool("SOFT_CAP", soft_cap).storage("logits", dtype)
+}
+
+/// Normal, so that a product with it is neither infinite nor 0 by accident.
+fn to_normal(x: f64) -> f32 {
+    x.clamp(f32::MIN_POSITIVE as f64, f32::MAX as f64) as f32
+}
+
+fn row_params(problem: &SamplingProblem, row: &SamplingRow) -> RowParams {
+    let greedy = row.temperature == 0.0;
+    let temperature = if greedy { 1.0 } else { row.temperature as f64 };
+    let scale = match problem.soft_cap {
+        Some(cap) => cap as f64 / temperature,
+        None => 2.0 * problem.output_multiplier as f64 / temperature,
+    };
+    let gap_scale = to_normal(scale);
+    let is_top_k = !greedy && (row.top_k as usize) < problem.vocab;
+    let is_top_p = !greedy && row.top_p < 1.0;
+    RowParams {
+        gap_scale,
+        gap_limit: to_normal(512.0 / gap_scale as f64),
+        top_k: if is_top_k { row.top_k } else { 0 },
+        // f32 below 1 is at most 1 - 2^-24, which 32 bits hold.
+        top_p: if is_top_p { ((row.top_p as f64 * 4294967296.0).round() as u32).max(1) } else { 0 },
+        min_z: if greedy || row.min_p == 0.0 { -1024.0 } else { (row.min_p as f64).ln() as f32 },
+        agent: row.agent,
+        step: row.step,
+        greedy: greedy as u32,
+    }
+}
+
+impl SamplingPlan {
+    /// Validates `problem` and works out the launch.
+    ///
+    /// # Errors
+    /// Those of [`SamplingProblem::validate`].
+    pub fn new(device: &Device, problem: &SamplingProblem) -> Result<Self> {
+        problem.validate()?;
+        Ok(SamplingPlan {
+            device: device.clone(),
+            id: next_plan_id(),
+            variant: variant(problem.logits_dtype, problem.soft_cap.is_some()),
+            table: problem.rows.iter().map(|r| row_params(problem, r)).collect(),
+            problem: problem.clone(),
+        })
+    }
+
+    /// The problem that the plan solves.
+    pub fn problem(&self) -> &SamplingProblem {
+        &self.problem
+    }
+
+    /// Draws every row's token. Does not wait for the device and allocates nothing after its first use.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if an argument does not fit the plan, [`Error::Compile`] if the kernel does not compile.
+    #[cfg_attr(not(feature = "webgpu"), expect(unused_variables, reason = "the reference needs no workspace"))]
+    pub fn run(&self, args: &SamplingArgs<'_>, workspace: &mut Workspace) -> Result<()> {
+        self.check(args)?;
+        match &self.device {
+            Device::Reference => reference::run(self, args),
+            #[cfg(feature = "webgpu")]
+            Device::WebGpu(gpu) => super::webgpu::run(self, gpu, args, workspace),
+        }
+    }
+
+    /// Like [`SamplingPlan::run`], into an encoder that the caller submits.
+    ///
+    /// # Errors
+    /// As [`SamplingPlan::run`], and [`Error::Invalid`] for a plan of another device kind.
+    #[cfg(feature = "webgpu")]
+    pub fn encode(
+        &self,
+        args: &SamplingArgs<'_>,
+        workspace: &mut Workspace,
+        encoder: &mut wgpu::CommandEncoder,
+    ) -> Result<()> {
+        self.check(args)?;
+        match &self.device {
+            Device::WebGpu(gpu) => super::webgpu::encode(self, gpu, args, workspace, encoder),
+            other => Err(Error::invalid(OP, "plan", "one made for a WebGPU device", other)),
+        }
+    }
+
+    fn check(&self, args: &SamplingArgs<'_>) -> Result<()> {
+        let (rows, vocab) = (self.problem.rows.len(), self.problem.vocab);
+        let logits = args.logits;
+        if logits.shape() != [rows, vocab] {
+            return Err(Error::invalid(
+                OP,
+                "logits shape",
+                format!("[{rows}, {vocab}]"),
+                format!("{:?}", logits.shape()),
+            ));
+        }
+        if logits.dtype() != self.problem.logits_dtype {
+            return Err(Error::invalid(OP, "logits dtype", self.problem.logits_dtype, logits.dtype()));
+        }
+        if vocab > 1 && logits.strides()[1] != 1 {
+            return Err(Error::invalid(OP, "logits strides", "1 along the vocabulary", logits.strides()[1]));
+        }
+        let need = SamplingOutput::bytes(rows);
+        if args.out.bytes() < need {
+            return Err(Error::invalid(OP, "out", format!("{need} bytes"), format!("{} bytes", args.out.bytes())));
+        }
+        if args.out.is_same(logits.buffer()) {
+            return Err(Error::invalid(OP, "out", "a buffer of its own", "the buffer of the logits"));
+        }
+        Ok(())
+    }
+
+    /// The uniform for a view of the logits.
+    #[cfg_attr(not(feature = "webgpu"), expect(dead_code, reason = "only launches need it"))]
+    pub(super) fn params(&self, logits: &Tensor) -> Result<SamplingParams> {
+        let (rows, vocab) = (self.problem.rows.len(), self.problem.vocab);
+        let end = logits.offset() + rows.saturating_sub(1) * logits.strides()[0] + vocab;
+        if end >= 1 << 31 {
+            return Err(Error::unsupported(OP, format!("logits that end at element {end}"), "less than 2^31"));
+        }
+        // Kernels load whole chunks; only a buffer that the caller made can end inside one.
+        let bytes = end.next_multiple_of(4) * self.problem.logits_dtype.size();
+        if logits.buffer().bytes() < bytes {
+            let got = format!("{} bytes", logits.buffer().bytes());
+            return Err(Error::invalid(OP, "logits buffer", format!("{bytes} bytes: whole groups of 4 elements"), got));
+        }
+        let cap_scale = to_normal(self.problem.output_multiplier as f64 / self.problem.soft_cap.unwrap_or(1.0) as f64);
+        Ok(SamplingParams {
+            rows: rows as u32,
+            vocab: vocab as u32,
+            logits_offset: logits.offset() as u32,
+            logits_row_stride: if rows > 1 { logits.strides()[0] as u32 } else { 0 },
+            seed_low: self.problem.seed as u32,
+            seed_high: (self.problem.seed >> 32) as u32,
+            cap_scale,
+            cap_limit: to_normal(16.0 / cap_scale as f64),
+        })
+    }
+}
+
+impl std::fmt::Display for SamplingPlan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let count = |keep: fn(&RowParams) -> bool| self.table.iter().filter(|r| keep(r)).count();
+        write!(
+            f,
+            "sampling on {}: {} rows of {} tokens, variant {} ({} greedy, {} with top-k, {} with top-p)",
+            self.device.kind(),
+            self.table.len(),
+            self.problem.vocab,
+            self.variant.options(),
+            count(|r| r.greedy != 0),
+            count(|r| r.top_k != 0),
+            count(|r| r.top_p != 0),
+        )
+    }
+}
+
+impl std::fmt::Debug for SamplingPlan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(row: SamplingRow) -> SamplingProblem {
+        SamplingProblem {
+            logits_dtype: DType::BF16,
+            rows: vec![row],
+            vocab: 10,
+            output_multiplier: 1.0,
+            soft_cap: None,
+            seed: 0,
+        }
+    }
+
+    #[test]
+    fn what_is_off_costs_no_pass() {
+        let row = SamplingRow { top_k: 10, ..SamplingRow::default() };
+        let plan = SamplingPlan::new(&Device::Reference, &problem(row)).unwrap();
+        assert_eq!((plan.table[0].top_k, plan.table[0].top_p, plan.table[0].min_z), (0, 0, -1024.0));
+        let row = SamplingRow { temperature: 0.0, top_k: 2, top_p: 0.5, ..row };
+        let plan = SamplingPlan::new(&Device::Reference, &problem(row)).unwrap();
+        assert_eq!((plan.table[0].top_k, plan.table[0].top_p, plan.table[0].greedy), (0, 0, 1));
+        assert_eq!(
+            plan.to_string(),
+            "sampling on reference: 1 rows of 10 tokens, variant ROUNDS=2u SOFT_CAP=false logits:bf16 \
+             (1 greedy, 0 with top-k, 0 with top-p)"
+        );
+    }
+
+    #[test]
+    fn extreme_scales_stay_finite() {
+        for temperature in [1e-45, 1e-30, 1.0, 1e30, f32::MAX] {
+            let r =
+                row_params(&problem(SamplingRow::default()), &SamplingRow { temperature, ..SamplingRow::default() });
+            assert!(r.gap_scale.is_normal() && r.gap_limit.is_normal(), "{temperature}: {r:?}");
+            assert!((r.gap_scale * r.gap_limit).is_finite());
+        }
+    }
+}
