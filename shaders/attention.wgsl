@@ -10,7 +10,7 @@
 //           kind, operand, 0, 0]. A run lies in one span; its tiles of keys start at multiples of the tile from the span.
 // Grid      one workgroup per (item, KV head), folded to two dimensions. A tile is (rows x heads of the group) x keys.
 // Lanes     lane = (query group, key group). Scores: QUERIES_PER_LANE x KEYS_PER_LANE in registers. Values: the key
-//           group owns every 8th chunk of the output. Softmax: one lane per query. Queries never mix, so that a
+//           group owns every 8th chunk of the output. Softmax: a query is one lane's. Queries never mix, so that a
 //           row's bits do not depend on its neighbours in the tile.
 // Numerics  f32 throughout, finite sentinels. Values of unseen keys are left out by selection and may hold anything.
 // Constants LANES, KEY_GROUPS, QUERIES_PER_LANE, KEYS_PER_LANE, GROUP, HEAD_CHUNKS, VALUE_CHUNKS (dims / 4), PAGE_SIZE,
@@ -60,7 +60,10 @@ const UNSEEN: f32 = -1.0;
 var<workgroup> weights: array<f32, QUERIES * KEY_STRIDE>;
 // First chunk of each key's value.
 var<workgroup> value_base: array<u32, KEYS>;
-// By what the outputs of a query shrink when its maximum grows; at the end 1 / l.
+// Per query: the greatest score so far, the sum of weights so far, and by what the outputs shrink when the maximum
+// grows (at the end, 1 / sum).
+var<workgroup> most: array<f32, QUERIES>;
+var<workgroup> total: array<f32, QUERIES>;
 var<workgroup> rescale: array<f32, QUERIES>;
 
 // tanh without overflow: beyond 15 it is 1 to f32.
@@ -105,6 +108,22 @@ fn query_chunk(base: u32, c: u32, shift: u32) -> vec4<f32> {
     return x;
 }
 
+// What the row at `row` sees of the tile's keys in a partial run: keys [x, y) but not those in [z, w).
+fn keys_seen(row: u32, run: u32, tile: u32, num_keys: u32) -> vec4<u32> {
+    let slot = bitcast<i32>(tables[row + 1u]);
+    let base = bitcast<i32>(tables[row + 2u]);
+    let span = vec2<i32>(base + i32(tables[run + 3u]), base + i32(min(tables[run + 4u], tables[row + 4u])));
+    let slots = max(seen_slots(tables[6] + tables[run + 5u] * 8u, slot, span) - vec2<i32>(base), vec2<i32>(0));
+    let keys = clamp(
+        vec2<u32>(max(u32(slots.x), tables[row + 3u]), min(u32(slots.y), tables[row + 4u])),
+        vec2<u32>(tile),
+        vec2<u32>(tile + num_keys),
+    );
+    let gap = vec2<i32>(bitcast<i32>(tables[row + 6u]), bitcast<i32>(tables[row + 7u]));
+    let gap_keys = max(gap - vec2<i32>(base), vec2<i32>(0));
+    return vec4<u32>(keys, select(vec2<u32>(0u), vec2<u32>(gap_keys), gap.x < gap.y));
+}
+
 @compute @workgroup_size(LANES)
 fn attention(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -142,31 +161,15 @@ fn attention(
         }
     }
 
-    // -- softmax state of query `lane`
-    var most = NOTHING;
-    var total = 0.0;
-    let my_row = rows + min(lane, num_queries - 1u) / GROUP * 8u;
+    // -- empty softmax states
+    for (var query = lane; query < QUERIES; query += LANES) {
+        most[query] = NOTHING;
+        total[query] = 0.0;
+    }
 
     for (var r = 0u; r < num_runs; r++) {
         let run = runs + r * 8u;
         let run_end = tables[run + 1u];
-        // -- which keys of the run query `lane` sees
-        var my_keys = vec2<u32>(0u, 0xffffffffu);
-        var my_gap = vec2<u32>(0u, 0u);
-        if tables[run + 2u] == 0u {
-            let slot = bitcast<i32>(tables[my_row + 1u]);
-            let base = bitcast<i32>(tables[my_row + 2u]);
-            let span = vec2<i32>(base + i32(tables[run + 3u]), base + i32(tables[run + 4u]));
-            let slots = seen_slots(tables[6] + tables[run + 5u] * 8u, slot, span) - vec2<i32>(base);
-            my_keys = vec2<u32>(
-                max(u32(max(slots.x, 0)), tables[my_row + 3u]),
-                min(u32(max(slots.y, 0)), tables[my_row + 4u]),
-            );
-            let gap = vec2<i32>(bitcast<i32>(tables[my_row + 6u]), bitcast<i32>(tables[my_row + 7u]));
-            if gap.x < gap.y {
-                my_gap = vec2<u32>(max(gap - vec2<i32>(base), vec2<i32>(0)));
-            }
-        }
         for (var tile = tables[run]; tile < run_end; tile += KEYS) {
             let num_keys = min(KEYS, run_end - tile);
 
@@ -212,26 +215,29 @@ fn attention(
             workgroupBarrier();
 
             // -- mask | softmax
-            if lane < num_queries {
-                let mine = lane * KEY_STRIDE;
-                let first = clamp(my_keys.x, tile, tile + num_keys) - tile;
-                let last = clamp(my_keys.y, tile, tile + num_keys) - tile;
-                var grown = most;
-                for (var j = first; j < last; j++) {
-                    let is_seen = tile + j < my_gap.x || tile + j >= my_gap.y;
-                    grown = max(grown, select(NOTHING, weights[mine + j], is_seen));
+            for (var query = lane; query < num_queries; query += LANES) {
+                var seen = vec4<u32>(tile, tile + num_keys, 0u, 0u);
+                if tables[run + 2u] == 0u {
+                    seen = keys_seen(rows + query / GROUP * 8u, run, tile, num_keys);
+                }
+                let mine = query * KEY_STRIDE;
+                var grown = most[query];
+                for (var key = seen.x; key < seen.y; key++) {
+                    let is_seen = key < seen.z || key >= seen.w;
+                    grown = max(grown, select(NOTHING, weights[mine + key - tile], is_seen));
                 }
                 // Exactly 1 when nothing changes, whatever exp2(0) is.
-                let shrink = select(exp2(most - grown), 1.0, most == grown);
-                most = grown;
-                total *= shrink;
-                rescale[lane] = shrink;
-                for (var j = 0u; j < num_keys; j++) {
-                    let is_seen = j >= first && j < last && (tile + j < my_gap.x || tile + j >= my_gap.y);
-                    let weight = exp2(weights[mine + j] - grown);
-                    total += select(0.0, weight, is_seen);
-                    weights[mine + j] = select(UNSEEN, weight, is_seen);
+                let shrink = select(exp2(most[query] - grown), 1.0, most[query] == grown);
+                var sum = total[query] * shrink;
+                for (var key = tile; key < tile + num_keys; key++) {
+                    let is_seen = key >= seen.x && key < seen.y && (key < seen.z || key >= seen.w);
+                    let weight = exp2(weights[mine + key - tile] - grown);
+                    sum += select(0.0, weight, is_seen);
+                    weights[mine + key - tile] = select(UNSEEN, weight, is_seen);
                 }
+                most[query] = grown;
+                total[query] = sum;
+                rescale[query] = shrink;
             }
             workgroupBarrier();
 
@@ -264,10 +270,11 @@ fn attention(
 
     // -- write the partial state
     let first_state = tables[item + 5u];
-    if lane < num_queries {
-        rescale[lane] = select(1.0 / total, 0.0, most == NOTHING);
-        let state = (first_state + lane / GROUP) * params.num_q_heads + kv_head * GROUP + lane % GROUP;
-        partials[tables[7] + state] = select((most + log2(total)) * LN_2, NOTHING, most == NOTHING);
+    for (var query = lane; query < num_queries; query += LANES) {
+        let is_empty = most[query] == NOTHING;
+        rescale[query] = select(1.0 / total[query], 0.0, is_empty);
+        let state = (first_state + query / GROUP) * params.num_q_heads + kv_head * GROUP + query % GROUP;
+        partials[tables[7] + state] = select((most[query] + log2(total[query])) * LN_2, NOTHING, is_empty);
     }
     workgroupBarrier();
     if is_busy {

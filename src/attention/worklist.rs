@@ -36,7 +36,7 @@ impl Tile {
             // A software driver pays for every load and barrier, so a lane keeps as large a tile as compiles well.
             #[cfg(feature = "webgpu")]
             Device::WebGpu(gpu) if gpu.is_software() => {
-                Tile { lanes: 64, queries_per_lane: 8, keys_per_lane: 6, reason: "a software driver" }
+                Tile { lanes: 512/std::env::var("QPL").map_or(8,|s|s.parse().unwrap()), queries_per_lane: std::env::var("QPL").map_or(8,|s|s.parse().unwrap()), keys_per_lane: 6, reason: "a software driver" }
             }
             // Half the registers per lane and twice the lanes. Not yet measured on hardware.
             _ => Tile { lanes: 128, queries_per_lane: 4, keys_per_lane: 6, reason: "a GPU" },
