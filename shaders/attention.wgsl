@@ -174,18 +174,18 @@ fn attention(
             let num_keys = min(KEYS, run_end - tile);
 
             // -- load | score
-            var key_base: array<u32, KEYS_PER_LANE>;
-            for (var j = 0u; j < KEYS_PER_LANE; j++) {
-                let key = tile + min(j * KEY_GROUPS + key_group, num_keys - 1u);
-                let page = tables[pages + key / PAGE_SIZE];
-                key_base[j] = params.k_offset + page * params.k_page_stride + kv_head * params.k_head_stride
-                    + key % PAGE_SIZE * params.k_token_stride;
-                if query_group == 0u {
-                    value_base[j * KEY_GROUPS + key_group] = params.v_offset + page * params.v_page_stride
-                        + kv_head * params.v_head_stride + key % PAGE_SIZE * params.v_token_stride;
-                }
-            }
             if is_busy {
+                var key_base: array<u32, KEYS_PER_LANE>;
+                for (var j = 0u; j < KEYS_PER_LANE; j++) {
+                    let key = tile + min(j * KEY_GROUPS + key_group, num_keys - 1u);
+                    let page = tables[pages + key / PAGE_SIZE];
+                    key_base[j] = params.k_offset + page * params.k_page_stride + kv_head * params.k_head_stride
+                        + key % PAGE_SIZE * params.k_token_stride;
+                    if query_group == 0u {
+                        value_base[j * KEY_GROUPS + key_group] = params.v_offset + page * params.v_page_stride
+                            + kv_head * params.v_head_stride + key % PAGE_SIZE * params.v_token_stride;
+                    }
+                }
                 var scores: array<f32, QUERIES_PER_LANE * KEYS_PER_LANE>;
                 for (var i = 0u; i < QUERIES_PER_LANE * KEYS_PER_LANE; i++) {
                     scores[i] = 0.0;

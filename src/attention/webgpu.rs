@@ -39,8 +39,8 @@ pub(super) fn variant(spec: &LayerSpec, tile: &Tile, page_size: usize, has_shift
 pub(super) fn covering_variants() -> Vec<Variant> {
     use crate::layer::Rope;
     let tiles = [
-        Tile { lanes: 64, queries_per_lane: 8, keys_per_lane: 6, reason: "" },
-        Tile { lanes: 128, queries_per_lane: 4, keys_per_lane: 6, reason: "" },
+        Tile { lanes: 32, queries_per_lane: 16, keys_per_lane: 6, is_spread: true, reason: "" },
+        Tile { lanes: 128, queries_per_lane: 4, keys_per_lane: 6, is_spread: false, reason: "" },
     ];
     let mut all = Vec::new();
     for (i, dim) in (8..=256).step_by(8).enumerate() {

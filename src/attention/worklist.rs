@@ -26,6 +26,9 @@ pub(crate) struct Tile {
     pub lanes: usize,
     pub queries_per_lane: usize,
     pub keys_per_lane: usize,
+    /// Whether the driver gives each of its threads a contiguous part of the workgroups, so that long items must be
+    /// spread over the list; otherwise they come first.
+    pub is_spread: bool,
     pub reason: &'static str,
 }
 
@@ -36,10 +39,10 @@ impl Tile {
             // A software driver pays for every load and barrier, so a lane keeps as large a tile as compiles well.
             #[cfg(feature = "webgpu")]
             Device::WebGpu(gpu) if gpu.is_software() => {
-                Tile { lanes: 512/std::env::var("QPL").map_or(8,|s|s.parse().unwrap()), queries_per_lane: std::env::var("QPL").map_or(8,|s|s.parse().unwrap()), keys_per_lane: 6, reason: "a software driver" }
+                Tile { lanes: 32, queries_per_lane: 16, keys_per_lane: 6, is_spread: true, reason: "a software driver" }
             }
             // Half the registers per lane and twice the lanes. Not yet measured on hardware.
-            _ => Tile { lanes: 128, queries_per_lane: 4, keys_per_lane: 6, reason: "a GPU" },
+            _ => Tile { lanes: 128, queries_per_lane: 4, keys_per_lane: 6, is_spread: false, reason: "a GPU" },
         }
     }
     /// Query vectors (rows x heads of a group) of a tile.
@@ -239,15 +242,35 @@ impl WorkList {
                 for sight in sights {
                     list.tiles_unshared += unshared_tiles(spec, segment, *sight, rows_per_tile, tile.keys() as u32);
                 }
-                let tiles = tiles_of_rows(sights, rows_per_tile);
-                // Later rows see more: start the long items first.
-                for rows in tiles.iter().rev() {
-                    list.push_tile(spec, segment, rows, pages_begin, split, tile.keys() as u32, &mut merges);
+                for rows in tiles_of_rows(sights, rows_per_tile) {
+                    list.push_tile(spec, segment, &rows, pages_begin, split, tile.keys() as u32, &mut merges);
                 }
             }
         }
         list.merge_lists(first_row as usize, merges);
+        list.order_items(tile);
         Ok(list)
+    }
+
+    /// Long items first; on a driver that deals them out in contiguous parts, evenly spread. Changes no bit.
+    fn order_items(&mut self, tile: &Tile) {
+        let tiles = |item: &[u32; 8]| -> u32 {
+            let runs = &self.runs[item[2] as usize..(item[2] + item[3]) as usize];
+            runs.iter().map(|r| (r[1] - r[0]).div_ceil(tile.keys() as u32)).sum()
+        };
+        let mut sorted = self.items.clone();
+        sorted.sort_by_cached_key(|item| std::cmp::Reverse(tiles(item)));
+        if tile.is_spread {
+            let count = sorted.len();
+            // Bit reversal visits every part of the list before it comes back to one.
+            let bits = sorted.len().next_power_of_two().trailing_zeros().max(1);
+            let places = (0..1usize << bits).map(|i| i.reverse_bits() >> (usize::BITS - bits));
+            for (place, item) in places.filter(|&p| p < count).zip(sorted) {
+                self.items[place] = item;
+            }
+        } else {
+            self.items = sorted;
+        }
     }
 
     /// 0 for no shift and for layers without rotation, else one more than the number of the shift.
