@@ -79,7 +79,7 @@ impl Buffer {
 
     /// Copies bytes into the buffer. `offset` and the length are multiples of 4.
     pub fn write(&self, offset: usize, bytes: &[u8]) -> Result<()> {
-        if offset % 4 != 0 || bytes.len() % 4 != 0 || offset + bytes.len() > self.bytes {
+        if !offset.is_multiple_of(4) || !bytes.len().is_multiple_of(4) || offset + bytes.len() > self.bytes {
             let got = format!("{} bytes at {offset}", bytes.len());
             return Err(Error::invalid(
                 "buffer write",

@@ -40,7 +40,7 @@ fn entries(cache: &KvCache, view: ViewId) -> Vec<(u32, u32, u32, i32, i32)> {
 fn spans(cache: &KvCache, view: ViewId) -> Vec<(Modality, u32, u32, bool)> {
     let last = cache.view(view).unwrap().entries().last().unwrap().segment;
     let spans = cache.segment(last).unwrap().spans();
-    spans.iter().map(|&Span { modality, start, len, split }| (modality, start, len, split)).collect()
+    spans.iter().map(|s: &Span| (s.modality, s.start, s.len, s.is_split(u32::MAX))).collect()
 }
 
 fn invalid<T: std::fmt::Debug>(result: colatent::Result<T>, argument: &str) {

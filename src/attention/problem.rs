@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::AttentionPlan;
-use crate::kv::{Appended, KvCache, ViewId};
+use crate::kv::{Appended, Birth, KvCache, Modality, ViewId};
 use crate::layer::{LayerConstants, LayerSpec};
 use crate::merge::problem::{expect, validate_outputs};
 use crate::{Error, Result, Tensor};
@@ -61,13 +61,21 @@ impl AttentionProblem<'_> {
             {
                 return Err(Error::invalid(OP, "gap", "an ascending range", format!("{gap:?}")));
             }
+            let scales =
+                Modality::ALL.iter().any(|&m| matches!(self.spec.lifetimes.get(m).birth, Birth::Affine { .. }));
+            if scales && end > 1 << 20 {
+                return Err(Error::unsupported(OP, format!("{end} slots with affine births"), "2^20 slots"));
+            }
             for entry in view.entries() {
                 if entry.shift != [0; 4] && self.spec.rope.as_ref().is_some_and(|r| r.inv_freq.is_empty()) {
                     return Err(Error::invalid(OP, "rope", "lane pairs to shift", "none"));
                 }
                 for span in self.cache.segment(entry.segment)?.spans() {
                     let seen = span.start < entry.start + entry.len && span.start + span.len > entry.start;
-                    if seen && span.split && self.spec.lifetimes.get(span.modality).looks_ahead() {
+                    if seen
+                        && span.is_split(entry.start + entry.len)
+                        && self.spec.lifetimes.get(span.modality).looks_ahead()
+                    {
                         let (modality, have) = (span.modality, span.len as usize);
                         return Err(Error::SplitSpan { op: OP, modality, have, more: 0 });
                     }

@@ -49,8 +49,10 @@ impl Snapshot {
         for (entry, segment) in &self.views[row.view] {
             for span in segment.spans() {
                 let lifetime = spec.lifetimes.get(span.modality);
-                let (start, end) = (entry.slot_of(span.start), entry.slot_of(span.start + span.len));
-                for token in span.start.max(entry.start)..(span.start + span.len).min(entry.start + entry.len) {
+                // A span ends where the view stops seeing it: how far a parent goes on is not the child's business.
+                let last = (span.start + span.len).min(entry.start + entry.len);
+                let (start, end) = (entry.slot_of(span.start), entry.slot_of(last));
+                for token in span.start.max(entry.start)..last {
                     let slot = entry.slot_of(token);
                     let (birth, death) = lifetime.of(slot, start, end);
                     if birth <= row.slot && row.slot < death && !row.gap.contains(&slot) {

@@ -169,14 +169,15 @@ fn span_run(lifetime: &Lifetime, start: u32, end: u32, sights: &[Sight], keys: u
     let (mut lo, mut hi) = (end, start);
     let (mut full_lo, mut full_hi) = (start, end);
     for s in sights {
-        let (span_start, span_end) = (s.base + start as i32, s.base + end as i32);
-        let clip = |slot: i32| ((slot - s.base) as u32).clamp(s.begin.max(start), s.end.min(end).max(start));
-        let (first, last) =
-            (seen(lifetime, s.first_slot, span_start, span_end), seen(lifetime, s.last_slot(), span_start, span_end));
         if s.begin >= end || s.end <= start {
             full_hi = full_lo;
             continue;
         }
+        // A span ends where the view stops seeing it.
+        let (span_start, span_end) = (s.base + start as i32, s.base + end.min(s.end) as i32);
+        let clip = |slot: i32| ((slot - s.base) as u32).clamp(s.begin.max(start), s.end.min(end));
+        let first = seen(lifetime, s.first_slot, span_start, span_end);
+        let last = seen(lifetime, s.last_slot(), span_start, span_end);
         lo = lo.min(clip(first.0));
         hi = hi.max(clip(last.1));
         full_lo = full_lo.max(clip(last.0));

@@ -41,7 +41,7 @@ struct Growth {
     /// Whether a span of this modality at the writable end is continued.
     continues: bool,
     /// Whether a span that has to be opened is the rest of one elsewhere.
-    split: bool,
+    rest: bool,
 }
 
 impl KvCache {
@@ -139,7 +139,7 @@ impl KvCache {
     /// Makes room for a new span of `len` tokens whose positions count on from `next_position`.
     ///
     /// Text after text, tool output after tool output and drafts after drafts make one span of the two, marked
-    /// [`Span::split`]: decoding token by token does not make a span each. Everything else starts a span.
+    /// [split](Span::is_split): decoding token by token does not make a span each. Everything else starts a span.
     pub fn append(&mut self, view: ViewId, modality: Modality, len: usize) -> Result<Appended> {
         self.append_span("append", view, modality, len, None)
     }
@@ -160,20 +160,20 @@ impl KvCache {
     ) -> Result<Appended> {
         let merges = matches!(modality, Modality::Text | Modality::Tool | Modality::Draft);
         let continues = merges && !self.is_atomic(modality);
-        self.grow(view, Growth { op, modality, len, next_position, continues, split: false })
+        self.grow(view, Growth { op, modality, len, next_position, continues, rest: false })
     }
 
     /// Continues the last span of the view with `len` tokens more: a chunk of a prefill.
     ///
-    /// The span is marked [`Span::split`]. Where the view cannot write behind it (the view is a fork, or was cut), the rest
-    /// is a span of its own with the same mark.
+    /// The span is [split](Span::is_split) from then on. Where the view cannot write behind it (the view is a fork, or was
+    /// cut), the rest is a span of its own with the same mark.
     pub fn extend(&mut self, view: ViewId, len: usize) -> Result<Appended> {
         const OP: &str = "extend";
         let (modality, have) = self.last_span(OP, view)?;
         if self.is_atomic(modality) {
             return Err(Error::SplitSpan { op: OP, modality, have, more: len });
         }
-        self.grow(view, Growth { op: OP, modality, len, next_position: None, continues: true, split: true })
+        self.grow(view, Growth { op: OP, modality, len, next_position: None, continues: true, rest: true })
     }
 
     fn is_atomic(&self, modality: Modality) -> bool {
@@ -204,7 +204,7 @@ impl KvCache {
     }
 
     fn grow(&mut self, id: ViewId, growth: Growth) -> Result<Appended> {
-        let Growth { op, modality, len: asked, next_position, continues, split } = growth;
+        let Growth { op, modality, len: asked, next_position, continues, rest } = growth;
         let view = self.views.get(op, id)?;
         let (first_slot, first_position) = (view.next_slot, view.next_position);
 
@@ -244,9 +244,8 @@ impl KvCache {
         match segment.spans.last_mut() {
             Some(last) if continues && last.modality == modality => {
                 last.len += len;
-                last.split = true;
             }
-            _ => segment.spans.push(Span { modality, start: have, len, split }),
+            _ => segment.spans.push(Span { modality, start: have, len, whole: if rest { 0 } else { len } }),
         }
         segment.len = have + len;
         // The tail's entry reaches farthest, so the greatest number is the one that moves.

@@ -65,20 +65,41 @@ impl Lifetime {
         }
     }
 
-    /// Birth and death of key `k` of the span `[start, end)`.
+    /// Whether the numbers make a lifetime: windows and chunks of at least one slot, a denominator of at least 1, and
+    /// operands small enough that slots up to 2^20 keep births within 32 bits.
+    pub fn is_valid(&self) -> bool {
+        let birth = match self.birth {
+            Birth::Affine { num, den, off } => {
+                (0..=1024).contains(&num) && (1..=1024).contains(&den) && off.abs() < 1 << 20
+            }
+            Birth::At(slot) => slot >= 0,
+            Birth::Causal | Birth::SpanStart => true,
+        };
+        birth
+            && match self.death {
+                Death::Window(n) | Death::WindowOrSpan(n) | Death::ChunkEnd(n) => n >= 1,
+                Death::At(slot) => slot >= 0,
+                Death::Never | Death::SpanEnd => true,
+            }
+    }
+
+    /// Birth and death of key `k` of the span `[start, end)`. Saturates at the ends of 32 bits.
     pub fn of(&self, k: i32, start: i32, end: i32) -> (i32, i32) {
         let birth = match self.birth {
             Birth::Causal => k,
             Birth::SpanStart => start,
             Birth::At(slot) => slot,
-            Birth::Affine { num, den, off } => (i64::from(k) * i64::from(num)).div_euclid(i64::from(den)) as i32 + off,
+            Birth::Affine { num, den, off } => {
+                let scaled = (i64::from(k) * i64::from(num)).div_euclid(i64::from(den.max(1))) + i64::from(off);
+                scaled.clamp(i64::from(i32::MIN), i64::from(i32::MAX)) as i32
+            }
         };
         let death = match self.death {
             Death::Never => i32::MAX,
             Death::SpanEnd => end,
             Death::Window(w) => k.saturating_add(w),
             Death::WindowOrSpan(w) => k.saturating_add(w).max(end),
-            Death::ChunkEnd(c) => (k.div_euclid(c) + 1).saturating_mul(c),
+            Death::ChunkEnd(c) => k.div_euclid(c.max(1)).saturating_add(1).saturating_mul(c),
             Death::At(slot) => slot,
         };
         (birth, death)

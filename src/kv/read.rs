@@ -58,8 +58,7 @@ impl KvCache {
     /// Bounds of birth and death, in the view's slots, of those tokens of a page that the entry sees:
     /// [`Header::NONE`] if it sees none of them. The page is counted from the start of the entry's segment.
     ///
-    /// A span counts with its whole length in the segment, as [`Entry::slot_of`] places it, even where the entry sees
-    /// only a part of it.
+    /// A span ends where the entry stops seeing it: how far another view goes on is not this view's business.
     pub fn page_header(
         &self,
         view: ViewId,
@@ -85,7 +84,7 @@ impl KvCache {
         let first = segment.spans.partition_point(|span| span.start + span.len <= from);
         let spans = segment.spans.iter().skip(first).take_while(|span| span.start < to);
         Ok(spans.fold(Header::NONE, |header, span| {
-            let span_end = span.start + span.len;
+            let span_end = (span.start + span.len).min(entry.end());
             let (low, high) = (span.start.max(from), span_end.min(to));
             let slot = |token| slot_of(entry, token);
             let lifetime = lifetimes.get(span.modality);

@@ -11,8 +11,20 @@ pub struct Span {
     pub start: u32,
     /// Number of tokens.
     pub len: u32,
-    /// Whether the span grew by more than one append: such a span must not look ahead.
-    pub split: bool,
+    /// Tokens that were appended at once when the span began; 0 if it is the rest of another segment's span.
+    pub whole: u32,
+}
+
+impl Span {
+    /// One past the last token.
+    pub fn end(&self) -> u32 {
+        self.start + self.len
+    }
+    /// Whether a view that sees the segment up to token `reach` sees a span that grew by more than one append. Its
+    /// first tokens did not see its last ones, so such a span must not look ahead.
+    pub fn is_split(&self, reach: u32) -> bool {
+        self.end().min(reach) > self.start + self.whole
+    }
 }
 
 /// Tokens in pages. Views share segments; a segment grows only at its end.

@@ -1,7 +1,7 @@
 //! [`LayerSpec`] and the constants of one layer.
 
 use super::Rope;
-use crate::kv::Lifetimes;
+use crate::kv::{Lifetimes, Modality};
 use crate::{Buffer, DType, Device, Error, Result};
 
 /// A norm over the lanes of one head, in f32.
@@ -193,6 +193,13 @@ impl LayerSpec {
         }
         if self.soft_cap.is_some_and(|c| !(c > 0.0 && c.is_finite())) {
             return Err(Error::invalid(op, "soft_cap", "a positive number", format!("{:?}", self.soft_cap)));
+        }
+        for modality in Modality::ALL {
+            let lifetime = self.lifetimes.get(modality);
+            if !lifetime.is_valid() {
+                let expected = "windows and chunks of 1 slot or more, slots from 0, num up to 1024, den from 1 to 1024";
+                return Err(Error::invalid(op, "lifetimes", expected, format!("{modality}: {lifetime:?}")));
+            }
         }
         if let Some(rope) = &self.rope {
             let end = rope.first_lane + rope.lanes();

@@ -47,7 +47,7 @@ impl Rng {
     /// Uniform in `-1..1`, with one outlier in 16 up to +-4 so that softmaxes are not flat.
     pub fn value(&mut self) -> f32 {
         let x = (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0;
-        if self.next() % 16 == 0 { 4.0 * x } else { x }
+        if self.next().is_multiple_of(16) { 4.0 * x } else { x }
     }
     pub fn values(&mut self, n: usize) -> Vec<f32> {
         (0..n).map(|_| self.value()).collect()

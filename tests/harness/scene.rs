@@ -120,7 +120,7 @@ impl Case {
     pub fn spec(&self) -> LayerSpec {
         let (kv, group) = self.heads;
         let lanes = (self.dims.0 / 2 / 2 * 2).max(2);
-        let pairing = if self.seed % 2 == 0 { Pairing::Half } else { Pairing::Adjacent };
+        let pairing = if self.seed.is_multiple_of(2) { Pairing::Half } else { Pairing::Adjacent };
         LayerSpec {
             head_dim_v: self.dims.1,
             soft_cap: self.soft_cap.then_some(3.0),

@@ -314,7 +314,8 @@ impl World {
                     let mut bounds = (i32::MAX, i32::MIN, i32::MAX, i32::MIN);
                     for token in (entry.start..entry.start + entry.len).filter(|t| t / page_size == page as u32) {
                         let span = segment.spans().iter().find(|s| token < s.start + s.len).unwrap();
-                        let (start, end) = (entry.slot_of(span.start), entry.slot_of(span.start + span.len));
+                        let last = span.end().min(entry.start + entry.len);
+                        let (start, end) = (entry.slot_of(span.start), entry.slot_of(last));
                         let (birth, death) = lifetimes.get(span.modality).of(entry.slot_of(token), start, end);
                         bounds = (bounds.0.min(birth), bounds.1.max(birth), bounds.2.min(death), bounds.3.max(death));
                     }
