@@ -1,7 +1,7 @@
 // attention.wgsl: partial attention states of a work list: one pass over paged K/V with online softmax.
 // Maths     s = score_scale * dot(q, k) (base 2; with a cap: cap * tanh), per tile of keys: S = Q K^T, m' = max(m, S),
 //           P = exp2(S - m'), O = O * exp2(m - m') + P V, l = l * exp2(m - m') + sum P; then O / l and ln sum.
-// Shapes    q [row, num_q_heads, head dim]; k, v [page, num_kv_heads, PAGE_SIZE, dim];
+// Shapes    q [row, num_q_heads, head dim]; k, v [page, num_kv_heads, page_size, dim];
 //           partial [state, num_q_heads, value dim] f32, then lse [state, num_q_heads] f32.
 // Tables    header [num_items, items, item_rows, runs, pages, shifts, rules, lse, merge header x 4];
 //           item     [rows_begin, num_rows, runs_begin, num_runs, pages_begin, first state, 0, 0];
@@ -13,7 +13,7 @@
 //           group owns every 8th chunk of the output. Softmax: a query is one lane's. Queries never mix, so that a
 //           row's bits do not depend on its neighbours in the tile.
 // Numerics  f32 throughout, finite sentinels. Values of unseen keys are left out by selection and may hold anything.
-// Constants LANES, KEY_GROUPS, QUERIES_PER_LANE, KEYS_PER_LANE, GROUP, HEAD_CHUNKS, VALUE_CHUNKS (dims / 4), PAGE_SIZE,
+// Constants LANES, KEY_GROUPS, QUERIES_PER_LANE, KEYS_PER_LANE, GROUP, HEAD_CHUNKS, VALUE_CHUNKS (dims / 4),
 //           HAS_SOFT_CAP, HAS_SHIFT, PAIRS_ARE_HALVES, ROPE_FIRST, ROPE_PAIRS; storage q, k, v.
 // #include "common/dtype.wgsl"
 // #include "common/lifetime.wgsl"
@@ -34,7 +34,7 @@ struct AttentionParams {
     v_token_stride: u32,
     score_scale: f32,
     cap_scale: f32,
-    padding: u32,
+    page_size: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: AttentionParams;
@@ -178,12 +178,12 @@ fn attention(
                 var key_base: array<u32, KEYS_PER_LANE>;
                 for (var j = 0u; j < KEYS_PER_LANE; j++) {
                     let key = tile + min(j * KEY_GROUPS + key_group, num_keys - 1u);
-                    let page = tables[pages + key / PAGE_SIZE];
+                    let page = tables[pages + key / params.page_size];
                     key_base[j] = params.k_offset + page * params.k_page_stride + kv_head * params.k_head_stride
-                        + key % PAGE_SIZE * params.k_token_stride;
+                        + key % params.page_size * params.k_token_stride;
                     if query_group == 0u {
                         value_base[j * KEY_GROUPS + key_group] = params.v_offset + page * params.v_page_stride
-                            + kv_head * params.v_head_stride + key % PAGE_SIZE * params.v_token_stride;
+                            + kv_head * params.v_head_stride + key % params.page_size * params.v_token_stride;
                     }
                 }
                 var scores: array<f32, QUERIES_PER_LANE * KEYS_PER_LANE>;

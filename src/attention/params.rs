@@ -21,7 +21,7 @@ pub(crate) struct AttentionParams {
     pub score_scale: f32,
     /// `cap * log2(e)`.
     pub cap_scale: f32,
-    pub padding: u32,
+    pub page_size: u32,
 }
 
 const _: () = assert!(size_of::<AttentionParams>() == 64);

@@ -50,7 +50,7 @@ impl AttentionPlan {
     pub fn new(device: &Device, problem: &AttentionProblem<'_>) -> Result<Self> {
         problem.validate()?;
         let spec = problem.spec;
-        let tile = Tile::for_device(device);
+        let tile = Tile::new(device, spec);
         let work = match device {
             Device::Reference => Work::Views(Snapshot::new(problem)?),
             #[cfg(feature = "webgpu")]

@@ -14,7 +14,7 @@ use crate::{DType, Error, Result, Workspace};
 /// Words of the table header; see `shaders/attention.wgsl`. The last four are the merge's header.
 const HEADER_WORDS: usize = 12;
 
-pub(super) fn variant(spec: &LayerSpec, tile: &Tile, page_size: usize, has_shift: bool) -> Variant {
+pub(super) fn variant(spec: &LayerSpec, tile: &Tile, has_shift: bool) -> Variant {
     let rope = spec.rope.as_ref().filter(|_| has_shift);
     Variant::new("attention")
         .u32("LANES", tile.lanes)
@@ -24,7 +24,6 @@ pub(super) fn variant(spec: &LayerSpec, tile: &Tile, page_size: usize, has_shift
         .u32("GROUP", spec.group())
         .u32("HEAD_CHUNKS", spec.head_dim / 4)
         .u32("VALUE_CHUNKS", spec.head_dim_v / 4)
-        .u32("PAGE_SIZE", page_size)
         .bool("HAS_SOFT_CAP", spec.soft_cap.is_some())
         .bool("HAS_SHIFT", rope.is_some())
         .bool("PAIRS_ARE_HALVES", rope.is_some_and(|r| r.pairing == Pairing::Half))
@@ -40,6 +39,7 @@ pub(super) fn covering_variants() -> Vec<Variant> {
     use crate::layer::Rope;
     let tiles = [
         Tile { lanes: 32, queries_per_lane: 16, keys_per_lane: 6, is_spread: true, reason: "" },
+        Tile { lanes: 64, queries_per_lane: 8, keys_per_lane: 6, is_spread: true, reason: "" },
         Tile { lanes: 128, queries_per_lane: 4, keys_per_lane: 6, is_spread: false, reason: "" },
     ];
     let mut all = Vec::new();
@@ -47,13 +47,13 @@ pub(super) fn covering_variants() -> Vec<Variant> {
         for (j, tile) in tiles.iter().enumerate() {
             let group = [1, 2, 3, 5, 7, 8, 16][i % 7];
             let mut spec = LayerSpec::new(group, 1, dim);
-            spec.head_dim_v = [dim, 264 - dim][j];
+            spec.head_dim_v = [dim, 264 - dim, dim][j];
             spec.dtype = DType::ALL[i % 3];
             spec.kv_dtype = DType::ALL[(i + j) % 3];
             spec.soft_cap = (i % 2 == 0).then_some(50.0);
             let pairing = [Pairing::Half, Pairing::Adjacent][i % 2];
             spec.rope = Some(Rope::plain(dim, 1e4, pairing));
-            all.push(variant(&spec, tile, [1, 16, 64, 128][i % 4], i % 3 != 0));
+            all.push(variant(&spec, tile, i % 3 != 0));
         }
     }
     all
@@ -127,15 +127,13 @@ pub(super) fn encode(
         v_token_stride: v[3],
         score_scale: spec.soft_cap.map_or(spec.softmax_scale * log2_e, |cap| spec.softmax_scale / cap),
         cap_scale: spec.soft_cap.unwrap_or(0.0) * log2_e,
-        padding: 0,
+        page_size: plan.page_size as u32,
     };
     let w = workspace.load(OP, plan.id, scratch * 4, || tables(list, spec, plan.num_rows))?;
     let gpu = w.gpu.clone();
     use Access::{Read, ReadWrite};
-    let kernel = gpu.kernel(
-        &variant(spec, &plan.tile, plan.page_size, !list.shifts.is_empty()),
-        &[Read, Read, Read, Read, ReadWrite],
-    )?;
+    let kernel =
+        gpu.kernel(&variant(spec, &plan.tile, !list.shifts.is_empty()), &[Read, Read, Read, Read, ReadWrite])?;
     let launch = Launch {
         kernel: &kernel,
         params: bytemuck::bytes_of(&params),

@@ -33,16 +33,25 @@ pub(crate) struct Tile {
 }
 
 impl Tile {
-    /// The table of adapters.
-    pub fn for_device(device: &Device) -> Tile {
+    /// The table: adapter and layer kind.
+    pub fn new(device: &Device, spec: &LayerSpec) -> Tile {
+        let tile = |lanes, queries_per_lane, is_spread, reason| Tile {
+            lanes,
+            queries_per_lane,
+            keys_per_lane: 6,
+            is_spread,
+            reason,
+        };
         match device {
-            // A software driver pays for every load and barrier, so a lane keeps as large a tile as compiles well.
+            // A software driver pays for every load, so a lane keeps as many queries as compile in a second or two.
             #[cfg(feature = "webgpu")]
-            Device::WebGpu(gpu) if gpu.is_software() => {
-                Tile { lanes: 32, queries_per_lane: 16, keys_per_lane: 6, is_spread: true, reason: "a software driver" }
+            Device::WebGpu(gpu) if gpu.is_software() && spec.head_dim_v <= 64 => {
+                tile(32, 16, true, "a software driver")
             }
-            // Half the registers per lane and twice the lanes. Not yet measured on hardware.
-            _ => Tile { lanes: 128, queries_per_lane: 4, keys_per_lane: 6, is_spread: false, reason: "a GPU" },
+            #[cfg(feature = "webgpu")]
+            Device::WebGpu(gpu) if gpu.is_software() => tile(64, 8, true, "a software driver, wide heads"),
+            // Few registers per lane and many lanes. Not yet measured on hardware.
+            _ => tile(128, 4, false, "a GPU"),
         }
     }
     /// Query vectors (rows x heads of a group) of a tile.
