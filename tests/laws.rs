@@ -6,13 +6,14 @@
 mod harness;
 
 use colatent::attention::{AttentionPlan, AttentionProblem, QueryRows};
-use colatent::kv::{KvCache, Modality, ViewId};
+use colatent::kv::{Join, KvCache, Modality, ViewId};
 use colatent::{DType, Device};
 use harness::scene::{Answer, Case, Kind, Mask, run, run_rows};
 use harness::{compare, devices};
 use proptest::prelude::*;
 
-/// `agents` children of one prompt, agent `i` with `own + i % 5` tokens of its own; the last is its query row.
+/// `agents` children of one prompt of 2 tokens or more; agent `i` has `own + i % 5` tokens of its own, 2 or more, and
+/// the last is its query row.
 fn agents(page_size: usize, prompt: usize, agents: usize, own: usize) -> (KvCache, Vec<ViewId>, Vec<QueryRows>) {
     let pages = prompt.div_ceil(page_size) + agents * (own + 5).div_ceil(page_size) + 1;
     let mut cache = KvCache::new(page_size, pages).expect("a pool");
@@ -67,6 +68,28 @@ fn an_agents_bits_do_not_depend_on_its_siblings() {
             let alone = run_rows(&case, device, &lonely, &view, &row_of_it).unwrap();
             assert_eq!(row(&alone, 1, 0), row(&all, 64, 0), "{device} {mask:?}: never had siblings");
         }
+    }
+}
+
+/// L22: states merge in the order of the view, whichever view of the batch met a segment first.
+#[test]
+fn the_order_of_merging_is_the_views_own() {
+    let case = Case { dims: (32, 32), ..Case::PLAIN };
+    for device in gpus() {
+        let (mut cache, views, _) = agents(16, 100, 3, 9);
+        let backwards: Vec<ViewId> = views.iter().rev().copied().collect();
+        let joined = [
+            cache.join(&views, Join::Parallel).expect("a join"),
+            cache.join(&backwards, Join::Parallel).expect("a join"),
+        ];
+        let rows = joined.map(|view| {
+            let first_slot = cache.view(view).expect("a view").next_slot() - 1;
+            QueryRows { view, first_slot, len: 1, gap: None }
+        });
+        let run = |rows: &[QueryRows]| run_rows(&case, device, &cache, &joined, rows).unwrap();
+        let (one, other) = (run(&rows), run(&[rows[1].clone(), rows[0].clone()]));
+        assert_eq!(row(&one, 2, 0), row(&other, 2, 1), "{device}");
+        assert_eq!(row(&one, 2, 1), row(&other, 2, 0), "{device}");
     }
 }
 
@@ -142,7 +165,7 @@ proptest! {
 
     /// L8, L24: children of a fork see what independent caches with the same tokens see.
     #[test]
-    fn a_fork_is_a_copy(prompt in 1..120usize, n in 1..5usize, own in 1..30usize) {
+    fn a_fork_is_a_copy(prompt in 2..120usize, n in 1..5usize, own in 2..30usize) {
         let case = Case { dims: (32, 32), ..Case::PLAIN };
         let (cache, views, rows) = agents(16, prompt + 1, n, own);
         for device in devices() {
