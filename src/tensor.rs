@@ -52,12 +52,17 @@ impl Buffer {
         }
     }
 
-    /// The `wgpu` buffer behind the handle.
+    /// The `wgpu` buffer behind the handle, which must be one of `gpu`'s.
     #[cfg(feature = "webgpu")]
-    pub(crate) fn wgpu(&self, op: &'static str, argument: &'static str) -> Result<&wgpu::Buffer> {
+    pub(crate) fn on(
+        &self,
+        gpu: &Arc<crate::backend::webgpu::Gpu>,
+        op: &'static str,
+        argument: &'static str,
+    ) -> Result<&wgpu::Buffer> {
         match &self.memory {
-            Memory::WebGpu(_, b) => Ok(b),
-            Memory::Host(_) => Err(Error::invalid(op, argument, "memory of the WebGPU device", "host memory")),
+            Memory::WebGpu(owner, buffer) if Arc::ptr_eq(owner, gpu) => Ok(buffer),
+            _ => Err(Error::invalid(op, argument, "memory of the plan's device", "memory of another device")),
         }
     }
 
@@ -110,7 +115,9 @@ impl Buffer {
         match (&self.memory, &from.memory) {
             (Memory::Host(to), Memory::Host(from)) => lock_write(to).copy_from_slice(&lock_read(from)),
             #[cfg(feature = "webgpu")]
-            (Memory::WebGpu(gpu, to), Memory::WebGpu(_, from)) => gpu.copy_buffer(to, from),
+            (Memory::WebGpu(gpu, to), Memory::WebGpu(owner, from)) if Arc::ptr_eq(gpu, owner) => {
+                gpu.copy_buffer(to, from)
+            }
             #[cfg(feature = "webgpu")]
             _ => return Err(Error::invalid("buffer copy", "from", "memory of the same device", format!("{from:?}"))),
         }

@@ -1,6 +1,7 @@
 //! Recorded attention layers of real model families: the whole path from the projections to what enters the output
 //! projection, the attention alone, and the mask bit for bit, on every device.
-//! Seen red: window one key too wide (mask, path), gate before norm (path), image birth at the key's slot (mask).
+//! Planted and seen red: a window one key too wide in the kernel, an image born at the key's slot in the definition
+//! (mask and path); outputs not rescaled when the maximum grows (path).
 mod harness;
 
 use colatent::attention::{AttentionArgs, AttentionPlan, AttentionProblem, QueryRows};

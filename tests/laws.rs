@@ -3,6 +3,8 @@
 //! L16, L19, L29 by parity with the definition over joins, shares and shifts in `attention.rs`, L15 and L18
 //! `kv_append.rs`, L24-L30 book-keeping `kv.rs`, L33-L35 `sampling.rs`. L31 and L32 need live views and L36-L42 ops
 //! that do not exist yet.
+//! Planted and seen red: states merged in the order of the batch (order of merging); the split halved for full tiles of
+//! rows (siblings).
 mod harness;
 
 use colatent::attention::{AttentionPlan, AttentionProblem, QueryRows};

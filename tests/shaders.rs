@@ -1,5 +1,5 @@
 //! Every shader variant validates and writes SPIR-V, MSL and HLSL, on a machine without any GPU.
-//! Seen red: a constant misspelt in one branch of one variant.
+//! Planted and seen red: a function misspelt in one branch.
 #![cfg(feature = "webgpu")]
 
 use naga::back::{hlsl, msl, spv};

@@ -38,7 +38,7 @@ impl AttentionPlan {
             #[cfg(feature = "webgpu")]
             Device::WebGpu(gpu) => {
                 let mut encoder = gpu.encoder();
-                webgpu::encode(self, args, workspace, &mut encoder)?;
+                webgpu::encode(self, gpu, args, workspace, &mut encoder)?;
                 gpu.submit(encoder);
                 Ok(())
             }
@@ -54,7 +54,10 @@ impl AttentionPlan {
         encoder: &mut wgpu::CommandEncoder,
     ) -> Result<()> {
         args.validate(self)?;
-        webgpu::encode(self, args, workspace, encoder)
+        match &self.device {
+            Device::WebGpu(gpu) => webgpu::encode(self, gpu, args, workspace, encoder),
+            other => Err(crate::Error::invalid(problem::OP, "plan", "one made for a WebGPU device", other)),
+        }
     }
 }
 

@@ -1,12 +1,14 @@
 //! Attention on WebGPU: tables, params, variants, two launches.
 
+use std::sync::Arc;
+
 use super::params::AttentionParams;
 use super::plan::Work;
 use super::problem::OP;
 use super::worklist::{KEY_GROUPS, Tile, WorkList, rule_words};
 use super::{AttentionArgs, AttentionPlan};
 use crate::backend::source::Variant;
-use crate::backend::webgpu::{Access, Launch, chunks};
+use crate::backend::webgpu::{Access, Gpu, Launch, chunks};
 use crate::layer::{LayerSpec, Pairing};
 use crate::merge::webgpu::{Outputs, States, encode_states};
 use crate::{DType, Error, Result, Workspace};
@@ -95,6 +97,7 @@ fn tables(list: &WorkList, spec: &LayerSpec, num_rows: usize) -> Vec<u32> {
 
 pub(super) fn encode(
     plan: &AttentionPlan,
+    gpu: &Arc<Gpu>,
     args: &AttentionArgs<'_>,
     workspace: &mut Workspace,
     encoder: &mut wgpu::CommandEncoder,
@@ -129,8 +132,7 @@ pub(super) fn encode(
         cap_scale: spec.soft_cap.unwrap_or(0.0) * log2_e,
         page_size: plan.page_size as u32,
     };
-    let w = workspace.load(OP, plan.id, scratch * 4, || tables(list, spec, plan.num_rows))?;
-    let gpu = w.gpu.clone();
+    let w = workspace.load(OP, gpu, plan.id, scratch * 4, || tables(list, spec, plan.num_rows))?;
     use Access::{Read, ReadWrite};
     let kernel =
         gpu.kernel(&variant(spec, &plan.tile, !list.shifts.is_empty()), &[Read, Read, Read, Read, ReadWrite])?;
@@ -138,9 +140,9 @@ pub(super) fn encode(
         kernel: &kernel,
         params: bytemuck::bytes_of(&params),
         buffers: &[
-            args.q.buffer().wgpu(OP, "q")?,
-            args.k.buffer().wgpu(OP, "k")?,
-            args.v.buffer().wgpu(OP, "v")?,
+            args.q.buffer().on(gpu, OP, "q")?,
+            args.k.buffer().on(gpu, OP, "k")?,
+            args.v.buffer().on(gpu, OP, "v")?,
             &w.tables,
             &w.scratch,
         ],
@@ -159,5 +161,5 @@ pub(super) fn encode(
         lse_place: [0, heads, 1],
         header: HEADER_WORDS as u32 - 4,
     };
-    encode_states(&gpu, &outputs, &states, w, &mut pass)
+    encode_states(gpu, &outputs, &states, w, &mut pass)
 }

@@ -1,6 +1,7 @@
 //! The `wgpu` context: adapter, pipeline cache, buffers, dispatch. The only place that launches.
 
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::source::Variant;
@@ -42,10 +43,16 @@ pub(crate) struct Launch<'a> {
 /// Bind groups made so far. A params struct is uploaded once and never changed, so nothing in flight is overwritten.
 #[derive(Default)]
 pub(crate) struct Bindings {
-    groups: HashMap<BindingKey, wgpu::BindGroup>,
+    /// By the hash of what they bind, so that a lookup allocates nothing.
+    groups: HashMap<u64, Vec<Binding>>,
 }
 
-type BindingKey = (usize, Vec<u8>, Vec<wgpu::Buffer>);
+struct Binding {
+    kernel: Arc<Kernel>,
+    params: Vec<u8>,
+    buffers: Vec<wgpu::Buffer>,
+    group: wgpu::BindGroup,
+}
 
 /// Bind groups kept before the cache starts over: an engine has one per operation, layer and layer kind.
 const MAX_BIND_GROUPS: usize = 1024;
@@ -264,24 +271,31 @@ impl Gpu {
     }
 }
 
-/// Offset and the strides of all dimensions but the last of a tensor, in chunks of 4 elements.
+/// Elements of a chunk: what a kernel loads at once, whatever the type.
+pub(crate) const CHUNK: usize = 4;
+
+/// Offset and strides of a tensor in chunks, without the last dimension's; a dimension of one element has no stride.
 ///
 /// # Errors
-/// [`Error::Unsupported`] where a chunk would not be aligned or 32 bits cannot count the chunks.
+/// [`Error::Unsupported`] where a chunk would not be aligned or 32 bits cannot count the elements.
 pub(crate) fn chunks<const N: usize>(
     op: &'static str,
     argument: &'static str,
     tensor: &crate::Tensor,
 ) -> Result<[u32; N]> {
-    let mut place = [0; N];
-    let elements = std::iter::once(tensor.offset()).chain(tensor.strides().iter().copied());
-    for (chunk, n) in place.iter_mut().zip(elements) {
-        if n % 4 != 0 {
-            let what = format!("{argument} with offset {} and strides {:?}", tensor.offset(), tensor.strides());
-            return Err(Error::unsupported(op, what, "offsets and strides that are multiples of 4 elements"));
-        }
-        *chunk = u32::try_from(n / 4).map_err(|_| Error::unsupported(op, argument, "strides below 2^34"))?;
+    let dims = tensor.shape().iter().zip(tensor.strides());
+    let last: usize = tensor.offset() + dims.clone().map(|(&n, &s)| n.saturating_sub(1) * s).sum::<usize>();
+    let steps = || dims.clone().map(|(&n, &s)| if n > 1 { s } else { 0 }).take(N - 1);
+    if last > u32::MAX as usize {
+        let what = format!("{argument} with element {last} on WebGPU");
+        return Err(Error::unsupported(op, what, "elements below 2^32"));
     }
+    if !tensor.offset().is_multiple_of(CHUNK) || steps().any(|s| !s.is_multiple_of(CHUNK)) {
+        let what = format!("{argument} with offset {} and strides {:?} on WebGPU", tensor.offset(), tensor.strides());
+        return Err(Error::unsupported(op, what, "offsets and strides that are multiples of 4 elements"));
+    }
+    let mut place = [(tensor.offset() / CHUNK) as u32; N];
+    place[1..].iter_mut().zip(steps()).for_each(|(p, s)| *p = (s / CHUNK) as u32);
     Ok(place)
 }
 
@@ -300,15 +314,19 @@ impl Bindings {
                 "one buffer for both",
             ));
         }
-        let key = (
-            Arc::as_ptr(kernel) as usize,
-            launch.params.to_vec(),
-            launch.buffers.iter().map(|b| (*b).clone()).collect::<Vec<_>>(),
-        );
-        if self.groups.len() >= MAX_BIND_GROUPS && !self.groups.contains_key(&key) {
+        let mut hasher = DefaultHasher::new();
+        (Arc::as_ptr(kernel), launch.params, launch.buffers).hash(&mut hasher);
+        let hash = hasher.finish();
+        if self.groups.len() >= MAX_BIND_GROUPS && !self.groups.contains_key(&hash) {
             self.groups.clear();
         }
-        Ok(self.groups.entry(key).or_insert_with(|| {
+        let same_hash = self.groups.entry(hash).or_default();
+        let found = same_hash.iter().position(|b| {
+            Arc::ptr_eq(&b.kernel, kernel)
+                && b.params == launch.params
+                && b.buffers.iter().eq(launch.buffers.iter().copied())
+        });
+        let at = found.unwrap_or_else(|| {
             let params = gpu.device.create_buffer(&wgpu::BufferDescriptor {
                 label: Some("params"),
                 size: launch.params.len().next_multiple_of(16) as u64,
@@ -320,11 +338,15 @@ impl Bindings {
             for (i, b) in launch.buffers.iter().enumerate() {
                 entries.push(wgpu::BindGroupEntry { binding: i as u32 + 1, resource: b.as_entire_binding() });
             }
-            gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
+            let group = gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
                 label: Some(kernel.name),
                 layout: &kernel.layout,
                 entries: &entries,
-            })
-        }))
+            });
+            let buffers = launch.buffers.iter().map(|b| (*b).clone()).collect();
+            same_hash.push(Binding { kernel: kernel.clone(), params: launch.params.to_vec(), buffers, group });
+            same_hash.len() - 1
+        });
+        Ok(&same_hash[at].group)
     }
 }

@@ -62,17 +62,14 @@ impl Workspace {
     pub(crate) fn load(
         &mut self,
         op: &'static str,
+        gpu: &std::sync::Arc<super::webgpu::Gpu>,
         plan_id: u64,
         scratch_bytes: usize,
         tables: impl FnOnce() -> Vec<u32>,
     ) -> Result<&mut GpuWorkspace> {
-        let Some(w) = self.webgpu.as_mut() else {
-            return Err(crate::Error::invalid(
-                op,
-                "workspace",
-                "one made for the WebGPU device",
-                "one for the reference",
-            ));
+        let Some(w) = self.webgpu.as_mut().filter(|w| std::sync::Arc::ptr_eq(&w.gpu, gpu)) else {
+            let expected = "one made for the plan's device";
+            return Err(crate::Error::invalid(op, "workspace", expected, "one made for another device"));
         };
         if self.plan_id != plan_id {
             let tables = tables();

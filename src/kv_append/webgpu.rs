@@ -7,10 +7,9 @@ use super::params::Params;
 use super::plan::KvAppendPlan;
 use super::problem::{KvAppendArgs, rope_table};
 use crate::backend::source::Variant;
-use crate::backend::webgpu::{Access, Gpu, Launch};
+use crate::backend::webgpu::{Access, CHUNK, Gpu, Launch, chunks};
 use crate::layer::{Pairing, Rope};
-use crate::tensor::Memory;
-use crate::{Buffer, DType, Error, Result, Tensor, Workspace};
+use crate::{DType, Error, Result, Workspace};
 
 /// Bindings after the params: packed, tables, constants, q, k, v.
 const ACCESS: [Access; 6] =
@@ -18,9 +17,6 @@ const ACCESS: [Access; 6] =
 
 /// Invocations of a workgroup, as in the kernel.
 const GROUP: usize = 64;
-
-/// Elements of a chunk: offsets and strides come in multiples of it.
-const CHUNK: usize = 4;
 
 /// Values of the kernel's `ROTATION`, in its order.
 #[derive(Clone, Copy, Debug)]
@@ -122,20 +118,17 @@ pub(super) fn encode(
     workspace: &mut Workspace,
     encoder: &mut wgpu::CommandEncoder,
 ) -> Result<()> {
-    let packed = memory(gpu, "packed", args.packed.buffer())?;
-    let constants = memory(gpu, "constants", &args.constants.buffer)?;
-    let q = memory(gpu, "q", args.q.buffer())?;
-    let k = memory(gpu, "k", args.k.buffer())?;
-    let v = memory(gpu, "v", args.v.buffer())?;
+    let packed = args.packed.buffer().on(gpu, OP, "packed")?;
+    let constants = args.constants.buffer.on(gpu, OP, "constants")?;
+    let q = args.q.buffer().on(gpu, OP, "q")?;
+    let k = args.k.buffer().on(gpu, OP, "k")?;
+    let v = args.v.buffer().on(gpu, OP, "v")?;
     let params = params(plan, args)?;
-    if workspace.webgpu.as_ref().is_some_and(|w| !Arc::ptr_eq(&w.gpu, gpu)) {
-        return Err(Error::invalid(OP, "workspace", "one made for the plan's device", "one made for another device"));
-    }
     if plan.rows() == 0 {
         return Ok(());
     }
     let kernel = gpu.kernel(&variant_of(plan), &ACCESS)?;
-    let space = workspace.load(OP, plan.id, 0, || {
+    let space = workspace.load(OP, gpu, plan.id, 0, || {
         plan.places.iter().copied().chain(plan.positions.iter().flatten().map(|&p| p as u32)).collect()
     })?;
     let launch = Launch {
@@ -148,36 +141,12 @@ pub(super) fn encode(
     gpu.encode(&mut space.bindings, &mut pass, &launch)
 }
 
-fn memory<'a>(gpu: &Arc<Gpu>, name: &'static str, buffer: &'a Buffer) -> Result<&'a wgpu::Buffer> {
-    match &buffer.memory {
-        Memory::WebGpu(owner, buffer) if Arc::ptr_eq(owner, gpu) => Ok(buffer),
-        _ => Err(Error::invalid(OP, name, "memory of the plan's device", "memory of another device")),
-    }
-}
-
-/// Offset and strides (without the lanes') in chunks; a dimension of one element has no stride.
-fn chunks<const N: usize>(name: &'static str, t: &Tensor) -> Result<[u32; N]> {
-    let dims = t.shape().iter().zip(t.strides());
-    let last: usize = t.offset() + dims.clone().map(|(&n, &s)| n.saturating_sub(1) * s).sum::<usize>();
-    let steps = || dims.clone().map(|(&n, &s)| if n > 1 { s } else { 0 }).take(N - 1);
-    if last > u32::MAX as usize {
-        return Err(Error::unsupported(OP, format!("{name} with element {last} on WebGPU"), "elements below 2^32"));
-    }
-    if !t.offset().is_multiple_of(CHUNK) || steps().any(|s| !s.is_multiple_of(CHUNK)) {
-        let what = format!("{name} with offset {} and strides {:?} on WebGPU", t.offset(), t.strides());
-        return Err(Error::unsupported(OP, what, "multiples of 4 elements"));
-    }
-    let mut out = [(t.offset() / CHUNK) as u32; N];
-    out[1..].iter_mut().zip(steps()).for_each(|(o, s)| *o = (s / CHUNK) as u32);
-    Ok(out)
-}
-
 fn params(plan: &KvAppendPlan, args: &KvAppendArgs) -> Result<Params> {
     let (s, l) = (&plan.spec, &plan.layout);
-    let [packed, packed_row] = chunks("packed", args.packed)?;
-    let [q_base, q_row, q_head] = chunks("q", args.q)?;
-    let [k_base, k_page, k_head, k_slot] = chunks("k", args.k)?;
-    let [v_base, v_page, v_head, v_slot] = chunks("v", args.v)?;
+    let [packed, packed_row] = chunks(OP, "packed", args.packed)?;
+    let [q_base, q_row, q_head] = chunks(OP, "q", args.q)?;
+    let [k_base, k_page, k_head, k_slot] = chunks(OP, "k", args.k)?;
+    let [v_base, v_page, v_head, v_slot] = chunks(OP, "v", args.v)?;
     // A part lies within the packed tensor, whose last element fits u32.
     let chunk = |elements: usize| (elements / CHUNK) as u32;
     let step = |stride: usize, heads: usize| if heads > 1 { chunk(stride) } else { 0 };

@@ -33,7 +33,7 @@ impl MergePlan {
             #[cfg(feature = "webgpu")]
             Device::WebGpu(gpu) => {
                 let mut encoder = gpu.encoder();
-                webgpu::encode(self, args, workspace, &mut encoder)?;
+                webgpu::encode(self, gpu, args, workspace, &mut encoder)?;
                 gpu.submit(encoder);
                 Ok(())
             }
@@ -49,7 +49,10 @@ impl MergePlan {
         encoder: &mut wgpu::CommandEncoder,
     ) -> Result<()> {
         args.validate(self)?;
-        webgpu::encode(self, args, workspace, encoder)
+        match &self.device {
+            Device::WebGpu(gpu) => webgpu::encode(self, gpu, args, workspace, encoder),
+            other => Err(crate::Error::invalid(problem::OP, "plan", "one made for a WebGPU device", other)),
+        }
     }
 }
 

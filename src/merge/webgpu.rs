@@ -1,5 +1,7 @@
 //! Merge on WebGPU: params, variant, launch.
 
+use std::sync::Arc;
+
 use super::params::MergeParams;
 use super::{MergeArgs, MergePlan};
 use crate::backend::source::Variant;
@@ -44,7 +46,7 @@ pub(crate) struct States<'a> {
 
 /// Encodes the merge over states that may be a tensor's or another operation's scratch memory.
 pub(crate) fn encode_states(
-    gpu: &Gpu,
+    gpu: &Arc<Gpu>,
     outputs: &Outputs<'_>,
     states: &States<'_>,
     workspace: &mut GpuWorkspace,
@@ -93,10 +95,10 @@ pub(crate) fn encode_states(
             states.states,
             states.lse,
             &workspace.tables,
-            outputs.constants.buffer.wgpu(OP, "constants")?,
-            outputs.gate.map_or(Ok(&absent[0]), |t| t.buffer().wgpu(OP, "gate"))?,
-            outputs.out.buffer().wgpu(OP, "out")?,
-            outputs.lse.map_or(Ok(&absent[1]), |t| t.buffer().wgpu(OP, "lse"))?,
+            outputs.constants.buffer.on(gpu, OP, "constants")?,
+            outputs.gate.map_or(Ok(&absent[0]), |t| t.buffer().on(gpu, OP, "gate"))?,
+            outputs.out.buffer().on(gpu, OP, "out")?,
+            outputs.lse.map_or(Ok(&absent[1]), |t| t.buffer().on(gpu, OP, "lse"))?,
         ],
         groups: (outputs.rows * spec.num_q_heads).div_ceil(LANES),
     };
@@ -105,6 +107,7 @@ pub(crate) fn encode_states(
 
 pub(super) fn encode(
     plan: &MergePlan,
+    gpu: &Arc<Gpu>,
     args: &MergeArgs<'_>,
     workspace: &mut Workspace,
     encoder: &mut wgpu::CommandEncoder,
@@ -112,14 +115,13 @@ pub(super) fn encode(
     const OP: &str = "merge";
     let place = chunks(OP, "states", args.states)?;
     let lse = args.state_lse;
-    let w = workspace.load(OP, plan.id, 0, || {
+    let w = workspace.load(OP, gpu, plan.id, 0, || {
         let indptr_base = HEADER_WORDS as u32;
         let mut words = vec![plan.rows() as u32, indptr_base, indptr_base + plan.indptr.len() as u32, 0];
         words.extend(&plan.indptr);
         words.extend(&plan.index);
         words
     })?;
-    let gpu = w.gpu.clone();
     let outputs = Outputs {
         spec: &plan.spec,
         constants: args.constants,
@@ -129,12 +131,12 @@ pub(super) fn encode(
         rows: plan.rows(),
     };
     let states = States {
-        states: args.states.buffer().wgpu(OP, "states")?,
-        lse: args.state_lse.buffer().wgpu(OP, "state_lse")?,
+        states: args.states.buffer().on(gpu, OP, "states")?,
+        lse: args.state_lse.buffer().on(gpu, OP, "state_lse")?,
         place,
         lse_place: [lse.offset() as u32, lse.strides()[0] as u32, lse.strides()[1] as u32],
         header: 0,
     };
     let mut pass = encoder.begin_compute_pass(&Default::default());
-    encode_states(&gpu, &outputs, &states, w, &mut pass)
+    encode_states(gpu, &outputs, &states, w, &mut pass)
 }

@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use super::{OP, SamplingArgs, SamplingPlan};
 use crate::backend::webgpu::{Access, Gpu, Launch};
-use crate::tensor::Memory;
-use crate::{Buffer, Error, Result, Workspace};
+use crate::{Result, Workspace};
 
 pub(super) fn run(
     plan: &SamplingPlan,
@@ -26,17 +25,14 @@ pub(super) fn encode(
     workspace: &mut Workspace,
     encoder: &mut wgpu::CommandEncoder,
 ) -> Result<()> {
-    let logits = memory(gpu, args.logits.buffer(), "logits")?;
-    let out = memory(gpu, args.out, "out")?;
+    let logits = args.logits.buffer().on(gpu, OP, "logits")?;
+    let out = args.out.on(gpu, OP, "out")?;
     let params = plan.params(args.logits)?;
     if plan.table.is_empty() {
         return Ok(());
     }
     let kernel = gpu.kernel(&plan.variant, &[Access::Read, Access::Read, Access::ReadWrite])?;
-    if workspace.webgpu.as_ref().is_some_and(|w| !Arc::ptr_eq(&w.gpu, gpu)) {
-        return Err(Error::invalid(OP, "workspace", "one made for the plan's device", "one for another"));
-    }
-    let held = workspace.load(OP, plan.id, 0, || bytemuck::cast_slice(&plan.table).to_vec())?;
+    let held = workspace.load(OP, gpu, plan.id, 0, || bytemuck::cast_slice(&plan.table).to_vec())?;
     let launch = Launch {
         kernel: &kernel,
         params: bytemuck::bytes_of(&params),
@@ -45,11 +41,4 @@ pub(super) fn encode(
     };
     let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: Some(OP), timestamp_writes: None });
     gpu.encode(&mut held.bindings, &mut pass, &launch)
-}
-
-fn memory<'a>(gpu: &Arc<Gpu>, buffer: &'a Buffer, argument: &'static str) -> Result<&'a wgpu::Buffer> {
-    match &buffer.memory {
-        Memory::WebGpu(owner, b) if Arc::ptr_eq(owner, gpu) => Ok(b),
-        _ => Err(Error::invalid(OP, argument, "memory of the plan's device", "memory of another")),
-    }
 }
