@@ -12,7 +12,7 @@ fn bench(c: &mut Criterion) {
     };
     let mut group = c.benchmark_group("merge");
     group.sample_size(15);
-    for (name, rows, states) in [("64_rows_of_5", 64, 5), ("512_rows_of_1", 512, 1)] {
+    for (name, rows, states) in [("64_rows_of_5", 64, 5), ("512_rows_of_1", 512, 1), ("1024_rows_of_1", 1024, 1)] {
         let spec = LayerSpec::new(8, 2, 64);
         let indptr: Vec<u32> = (0..=rows).map(|r| r * states).collect();
         let index: Vec<u32> = (0..rows * states).collect();

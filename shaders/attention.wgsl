@@ -6,7 +6,8 @@
 // Tables    header [num_items, items, item_rows, runs, pages, shifts, rules, lse, merge header x 4];
 //           item     [rows_begin, num_rows, runs_begin, num_runs, pages_begin, first state, 0, 0];
 //           item row [row, slot, slot of token 0, first token seen, end of tokens seen, shift + 1 or 0, gap begin, gap end];
-//           run      [first token, end token, full, span start, span end, rule, 0, 0]; rule [birth kind, 3 operands, death
+//           run      [first token, end token, full, span start, span end, rule, first token
+//           that any row sees, 0]; rule [birth kind, 3 operands, death
 //           kind, operand, 0, 0]. A run lies in one span; its tiles of keys start at multiples of the tile from the span.
 // Grid      one workgroup per (item, KV head), folded to two dimensions. A tile is (rows x heads of the group) x keys.
 // Lanes     lane = (query group, key group). Scores: QUERIES_PER_LANE x KEYS_PER_LANE in registers. Values: the key
@@ -58,6 +59,8 @@ const UNSEEN: f32 = -1.0;
 
 // Scores, then weights, of the tile: [query][key].
 var<workgroup> weights: array<f32, QUERIES * KEY_STRIDE>;
+// Greatest score of each key group: the maximum of a full tile without another look at its scores.
+var<workgroup> group_most: array<f32, QUERIES * KEY_GROUPS>;
 // First chunk of each key's value.
 var<workgroup> value_base: array<u32, KEYS>;
 // Per query: the greatest score so far, the sum of weights so far, and by what the outputs shrink when the maximum
@@ -170,6 +173,7 @@ fn attention(
     for (var r = 0u; r < num_runs; r++) {
         let run = runs + r * 8u;
         let run_end = tables[run + 1u];
+        let is_full = tables[run + 2u] != 0u;
         for (var tile = tables[run]; tile < run_end; tile += KEYS) {
             let num_keys = min(KEYS, run_end - tile);
 
@@ -203,13 +207,16 @@ fn attention(
                     }
                 }
                 for (var i = 0u; i < QUERIES_PER_LANE; i++) {
+                    var greatest = NOTHING;
                     for (var j = 0u; j < KEYS_PER_LANE; j++) {
                         var score = scores[i * KEYS_PER_LANE + j] * params.score_scale;
                         if HAS_SOFT_CAP {
                             score = params.cap_scale * capped(score);
                         }
                         weights[(query_group * QUERIES_PER_LANE + i) * KEY_STRIDE + j * KEY_GROUPS + key_group] = score;
+                        greatest = max(greatest, score);
                     }
+                    group_most[(query_group * QUERIES_PER_LANE + i) * KEY_GROUPS + key_group] = greatest;
                 }
             }
             workgroupBarrier();
@@ -217,14 +224,20 @@ fn attention(
             // -- mask | softmax
             for (var query = lane; query < num_queries; query += LANES) {
                 var seen = vec4<u32>(tile, tile + num_keys, 0u, 0u);
-                if tables[run + 2u] == 0u {
+                if !is_full {
                     seen = keys_seen(rows + query / GROUP * 8u, run, tile, num_keys);
                 }
                 let mine = query * KEY_STRIDE;
                 var grown = most[query];
-                for (var key = seen.x; key < seen.y; key++) {
-                    let is_seen = key < seen.z || key >= seen.w;
-                    grown = max(grown, select(NOTHING, weights[mine + key - tile], is_seen));
+                if is_full {
+                    for (var g = 0u; g < KEY_GROUPS; g++) {
+                        grown = max(grown, group_most[query * KEY_GROUPS + g]);
+                    }
+                } else {
+                    for (var key = seen.x; key < seen.y; key++) {
+                        let is_seen = key < seen.z || key >= seen.w;
+                        grown = max(grown, select(NOTHING, weights[mine + key - tile], is_seen));
+                    }
                 }
                 // Exactly 1 when nothing changes, whatever exp2(0) is.
                 let shrink = select(exp2(most[query] - grown), 1.0, most[query] == grown);
@@ -249,7 +262,7 @@ fn attention(
                         out[i * LANE_CHUNKS + c] *= shrink;
                     }
                 }
-                for (var j = 0u; j < num_keys; j++) {
+                for (var j = max(tables[run + 6u], tile) - tile; j < num_keys; j++) {
                     var weight: array<f32, QUERIES_PER_LANE>;
                     for (var i = 0u; i < QUERIES_PER_LANE; i++) {
                         weight[i] = weights[(query_group * QUERIES_PER_LANE + i) * KEY_STRIDE + j];

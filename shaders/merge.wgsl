@@ -127,12 +127,21 @@ fn merge(
     }
     let inverse = select(1.0 / total, 0.0, total == 0.0);
 
+    // -- a row of one state is that state: its weight and its total are exactly 1
+    let only = tables[min(first, last - 1u)];
+    let is_single = last - first == 1u && total == 1.0 && !is_empty(state_lse[lse_place(only, head)]);
+    let single = params.state_offset + only * params.state_row_stride + head * params.state_head_stride;
+    let many = select(last, first, is_single);
+
     // -- norm
     var norm = 1.0;
     if params.norm != 0u {
         var squares = vec4<f32>(0.0);
         for (var c = 0u; c < VALUE_CHUNKS; c++) {
-            let x = weighted_chunk(first, last, head, most, c) * inverse;
+            var x = weighted_chunk(first, many, head, most, c) * inverse;
+            if is_single {
+                x = states[single + c];
+            }
             squares = fma(x, x, squares);
         }
         let mean = ((squares.x + squares.y) + (squares.z + squares.w)) / f32(VALUE_CHUNKS * 4u);
@@ -143,7 +152,11 @@ fn merge(
     let out_base = params.out_offset + row * params.out_row_stride + head * params.out_head_stride;
     let gate_base = params.gate_offset + row * params.gate_row_stride + head * params.gate_head_stride;
     for (var c = 0u; c < VALUE_CHUNKS; c++) {
-        var x = weighted_chunk(first, last, head, most, c) * inverse * norm;
+        var x = weighted_chunk(first, many, head, most, c) * inverse;
+        if is_single {
+            x = states[single + c];
+        }
+        x *= norm;
         if params.norm >= 2u {
             x *= norm_weight(c);
         }

@@ -169,6 +169,8 @@ pub(crate) fn rule_words(spec: &LayerSpec) -> Vec<u32> {
 #[derive(Debug, Clone, Copy)]
 struct SpanRun {
     begin: u32,
+    /// The first token that any row sees: at or behind the start of its tile.
+    first_seen: u32,
     full_begin: u32,
     full_end: u32,
     end: u32,
@@ -203,7 +205,7 @@ fn span_run(lifetime: &Lifetime, start: u32, end: u32, sights: &[Sight], keys: u
     // The last tile of a span may be short and is full if all of it is seen.
     let full_end = if full_hi == end { end } else { start + full_hi.saturating_sub(start) / keys * keys };
     let full_end = if full_begin < full_end { full_end.min(hi) } else { full_begin.min(hi) };
-    Some(SpanRun { begin, full_begin: full_begin.min(full_end), full_end, end: hi })
+    Some(SpanRun { begin, first_seen: lo, full_begin: full_begin.min(full_end), full_end, end: hi })
 }
 
 impl WorkList {
@@ -337,7 +339,7 @@ impl WorkList {
                         }
                         self.num_partials += num_rows;
                     }
-                    self.runs.push([begin, end, full, start, span.start + span.len, span.modality as u32, 0, 0]);
+                    self.runs.push([begin, end, full, start, span.end(), span.modality as u32, run.first_seen, 0]);
                     if let Some(item) = self.items.last_mut() {
                         item[3] += 1;
                     }
