@@ -4,7 +4,7 @@
 mod harness;
 
 use colatent::{Buffer, Device};
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{Criterion, Throughput, criterion_group};
 use harness::{Ready, Scene};
 
 fn launches(c: &mut Criterion) {
@@ -54,5 +54,31 @@ fn plans(c: &mut Criterion) {
     }
 }
 
+/// Ratios of scenes that are run in turn, so that a machine that slows down slows both.
+fn ratios() {
+    let Ok(device) = Device::webgpu() else { return };
+    for (slow, fast) in [
+        ("agents_16_unshared", "agents_16"),
+        ("agents_64_unshared", "agents_64"),
+        ("prefill_text_1024", "prefill_window_1024_of_128"),
+    ] {
+        let mut pair = [slow, fast].map(|name| Ready::new(&device, &Scene::new(name)));
+        pair.iter_mut().for_each(Ready::run); // compiles
+        let mut time = |i: usize| {
+            let start = std::time::Instant::now();
+            pair[i].run();
+            start.elapsed().as_secs_f64()
+        };
+        let mut ratios: Vec<f64> = (0..15).map(|_| time(0) / time(1)).collect();
+        ratios.sort_by(f64::total_cmp);
+        println!("{slow} / {fast}: median {:.2}, quartiles {:.2} and {:.2}", ratios[7], ratios[3], ratios[11]);
+    }
+}
+
 criterion_group!(benches, launches, plans);
-criterion_main!(benches);
+
+fn main() {
+    benches();
+    ratios();
+    criterion::Criterion::default().configure_from_args().final_summary();
+}

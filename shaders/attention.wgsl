@@ -15,7 +15,7 @@
 //           row's bits do not depend on its neighbours in the tile.
 // Numerics  f32 throughout, finite sentinels. Values of unseen keys are left out by selection and may hold anything.
 // Constants LANES, KEY_GROUPS, QUERIES_PER_LANE, KEYS_PER_LANE, GROUP, HEAD_CHUNKS, VALUE_CHUNKS (dims / 4),
-//           HAS_SOFT_CAP, HAS_SHIFT, PAIRS_ARE_HALVES, ROPE_FIRST, ROPE_PAIRS; storage q, k, v.
+//           HAS_SOFT_CAP, HAS_GAP, HAS_SHIFT, PAIRS_ARE_HALVES, ROPE_FIRST, ROPE_PAIRS; storage q, k, v.
 // #include "common/dtype.wgsl"
 // #include "common/lifetime.wgsl"
 
@@ -59,7 +59,9 @@ const UNSEEN: f32 = -1.0;
 
 // Scores, then weights, of the tile: [query][key].
 var<workgroup> weights: array<f32, QUERIES * KEY_STRIDE>;
-// Greatest score of each key group: the maximum of a full tile without another look at its scores.
+// Tokens [x, y) of a partial run that each query sees.
+var<workgroup> seen: array<vec2<u32>, QUERIES>;
+// Greatest score of each key group: the maximum of the tile without another look at its scores.
 var<workgroup> group_most: array<f32, QUERIES * KEY_GROUPS>;
 // First chunk of each key's value.
 var<workgroup> value_base: array<u32, KEYS>;
@@ -111,20 +113,19 @@ fn query_chunk(base: u32, c: u32, shift: u32) -> vec4<f32> {
     return x;
 }
 
-// What the row at `row` sees of the tile's keys in a partial run: keys [x, y) but not those in [z, w).
-fn keys_seen(row: u32, run: u32, tile: u32, num_keys: u32) -> vec4<u32> {
+// Tokens [x, y) of a partial run that the row at `row` sees, its gap left aside.
+fn tokens_seen(row: u32, run: u32) -> vec2<u32> {
     let slot = bitcast<i32>(tables[row + 1u]);
     let base = bitcast<i32>(tables[row + 2u]);
     let span = vec2<i32>(base + i32(tables[run + 3u]), base + i32(min(tables[run + 4u], tables[row + 4u])));
     let slots = max(seen_slots(tables[6] + tables[run + 5u] * 8u, slot, span) - vec2<i32>(base), vec2<i32>(0));
-    let keys = clamp(
-        vec2<u32>(max(u32(slots.x), tables[row + 3u]), min(u32(slots.y), tables[row + 4u])),
-        vec2<u32>(tile),
-        vec2<u32>(tile + num_keys),
-    );
-    let gap = vec2<i32>(bitcast<i32>(tables[row + 6u]), bitcast<i32>(tables[row + 7u]));
-    let gap_keys = max(gap - vec2<i32>(base), vec2<i32>(0));
-    return vec4<u32>(keys, select(vec2<u32>(0u), vec2<u32>(gap_keys), gap.x < gap.y));
+    return vec2<u32>(max(u32(slots.x), tables[row + 3u]), min(u32(slots.y), tables[row + 4u]));
+}
+
+// Whether `token` lies in the gap of the row at `row`.
+fn is_in_gap(row: u32, token: u32) -> bool {
+    let slot = bitcast<i32>(tables[row + 2u]) + i32(token);
+    return slot >= bitcast<i32>(tables[row + 6u]) && slot < bitcast<i32>(tables[row + 7u]);
 }
 
 @compute @workgroup_size(LANES)
@@ -174,10 +175,17 @@ fn attention(
         let run = runs + r * 8u;
         let run_end = tables[run + 1u];
         let is_full = tables[run + 2u] != 0u;
+        // -- which tokens of the run the queries see
+        if !is_full {
+            for (var query = lane; query < num_queries; query += LANES) {
+                seen[query] = tokens_seen(rows + query / GROUP * 8u, run);
+            }
+        }
+        workgroupBarrier();
         for (var tile = tables[run]; tile < run_end; tile += KEYS) {
             let num_keys = min(KEYS, run_end - tile);
 
-            // -- load | score
+            // -- load | score | mask
             if is_busy {
                 var key_base: array<u32, KEYS_PER_LANE>;
                 for (var j = 0u; j < KEYS_PER_LANE; j++) {
@@ -207,46 +215,46 @@ fn attention(
                     }
                 }
                 for (var i = 0u; i < QUERIES_PER_LANE; i++) {
+                    let query = query_group * QUERIES_PER_LANE + i;
+                    var tokens = vec2<u32>(0u, 0xffffffffu);
+                    if !is_full {
+                        tokens = seen[query];
+                    }
                     var greatest = NOTHING;
                     for (var j = 0u; j < KEYS_PER_LANE; j++) {
                         var score = scores[i * KEYS_PER_LANE + j] * params.score_scale;
                         if HAS_SOFT_CAP {
                             score = params.cap_scale * capped(score);
                         }
-                        weights[(query_group * QUERIES_PER_LANE + i) * KEY_STRIDE + j * KEY_GROUPS + key_group] = score;
+                        let token = tile + j * KEY_GROUPS + key_group;
+                        var is_seen = token >= tokens.x && token < tokens.y && token < run_end;
+                        if HAS_GAP {
+                            is_seen = is_seen && !is_in_gap(rows + min(query, num_queries - 1u) / GROUP * 8u, token);
+                        }
+                        score = select(NOTHING, score, is_seen);
+                        weights[query * KEY_STRIDE + j * KEY_GROUPS + key_group] = score;
                         greatest = max(greatest, score);
                     }
-                    group_most[(query_group * QUERIES_PER_LANE + i) * KEY_GROUPS + key_group] = greatest;
+                    group_most[query * KEY_GROUPS + key_group] = greatest;
                 }
             }
             workgroupBarrier();
 
-            // -- mask | softmax
+            // -- softmax
             for (var query = lane; query < num_queries; query += LANES) {
-                var seen = vec4<u32>(tile, tile + num_keys, 0u, 0u);
-                if !is_full {
-                    seen = keys_seen(rows + query / GROUP * 8u, run, tile, num_keys);
-                }
-                let mine = query * KEY_STRIDE;
                 var grown = most[query];
-                if is_full {
-                    for (var g = 0u; g < KEY_GROUPS; g++) {
-                        grown = max(grown, group_most[query * KEY_GROUPS + g]);
-                    }
-                } else {
-                    for (var key = seen.x; key < seen.y; key++) {
-                        let is_seen = key < seen.z || key >= seen.w;
-                        grown = max(grown, select(NOTHING, weights[mine + key - tile], is_seen));
-                    }
+                for (var g = 0u; g < KEY_GROUPS; g++) {
+                    grown = max(grown, group_most[query * KEY_GROUPS + g]);
                 }
                 // Exactly 1 when nothing changes, whatever exp2(0) is.
                 let shrink = select(exp2(most[query] - grown), 1.0, most[query] == grown);
                 var sum = total[query] * shrink;
-                for (var key = tile; key < tile + num_keys; key++) {
-                    let is_seen = key >= seen.x && key < seen.y && (key < seen.z || key >= seen.w);
-                    let weight = exp2(weights[mine + key - tile] - grown);
+                for (var key = query * KEY_STRIDE; key < query * KEY_STRIDE + num_keys; key++) {
+                    let score = weights[key];
+                    let is_seen = score != NOTHING;
+                    let weight = exp2(score - grown);
                     sum += select(0.0, weight, is_seen);
-                    weights[mine + key - tile] = select(UNSEEN, weight, is_seen);
+                    weights[key] = select(UNSEEN, weight, is_seen);
                 }
                 most[query] = grown;
                 total[query] = sum;

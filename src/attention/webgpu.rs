@@ -16,7 +16,7 @@ use crate::{DType, Error, Result, Workspace};
 /// Words of the table header; see `shaders/attention.wgsl`. The last four are the merge's header.
 const HEADER_WORDS: usize = 12;
 
-pub(super) fn variant(spec: &LayerSpec, tile: &Tile, has_shift: bool) -> Variant {
+pub(super) fn variant(spec: &LayerSpec, tile: &Tile, has_gap: bool, has_shift: bool) -> Variant {
     let rope = spec.rope.as_ref().filter(|_| has_shift);
     Variant::new("attention")
         .u32("LANES", tile.lanes)
@@ -27,6 +27,7 @@ pub(super) fn variant(spec: &LayerSpec, tile: &Tile, has_shift: bool) -> Variant
         .u32("HEAD_CHUNKS", spec.head_dim / 4)
         .u32("VALUE_CHUNKS", spec.head_dim_v / 4)
         .bool("HAS_SOFT_CAP", spec.soft_cap.is_some())
+        .bool("HAS_GAP", has_gap)
         .bool("HAS_SHIFT", rope.is_some())
         .bool("PAIRS_ARE_HALVES", rope.is_some_and(|r| r.pairing == Pairing::Half))
         .u32("ROPE_FIRST", rope.map_or(0, |r| r.first_lane))
@@ -55,7 +56,7 @@ pub(super) fn covering_variants() -> Vec<Variant> {
             spec.soft_cap = (i % 2 == 0).then_some(50.0);
             let pairing = [Pairing::Half, Pairing::Adjacent][i % 2];
             spec.rope = Some(Rope::plain(dim, 1e4, pairing));
-            all.push(variant(&spec, tile, i % 3 != 0));
+            all.push(variant(&spec, tile, i % 4 == 0, i % 3 != 0));
         }
     }
     all
@@ -134,8 +135,10 @@ pub(super) fn encode(
     };
     let w = workspace.load(OP, gpu, plan.id, scratch * 4, || tables(list, spec, plan.num_rows))?;
     use Access::{Read, ReadWrite};
-    let kernel =
-        gpu.kernel(&variant(spec, &plan.tile, !list.shifts.is_empty()), &[Read, Read, Read, Read, ReadWrite])?;
+    let kernel = gpu.kernel(
+        &variant(spec, &plan.tile, list.has_gap, !list.shifts.is_empty()),
+        &[Read, Read, Read, Read, ReadWrite],
+    )?;
     let launch = Launch {
         kernel: &kernel,
         params: bytemuck::bytes_of(&params),

@@ -76,6 +76,8 @@ pub(crate) struct WorkList {
     pub indptr: Vec<u32>,
     pub index: Vec<u32>,
     pub num_partials: u32,
+    /// Whether any row has a gap.
+    pub has_gap: bool,
     tiles_loaded: u64,
     tiles_unshared: u64,
 }
@@ -218,6 +220,7 @@ impl WorkList {
         let mut first_row = 0;
         for rows in problem.rows {
             let gap = rows.gap.clone().map_or((0, 0), |g| (g.start, g.end));
+            list.has_gap |= gap.0 < gap.1;
             for (order, entry) in problem.cache.view(rows.view)?.entries().iter().enumerate() {
                 let at = entry.segment.0 as usize;
                 if number.len() <= at {
