@@ -262,7 +262,7 @@ impl WorkList {
                 }
             }
         }
-        list.merge_lists(first_row as usize, merges);
+        list.merge_lists(first_row as usize, &merges);
         list.order_items(tile);
         Ok(list)
     }
@@ -372,16 +372,29 @@ impl WorkList {
     }
 
     /// Sorts the partial states of each row into the order of its view.
-    fn merge_lists(&mut self, rows: usize, mut merges: Vec<(u32, u32, u32)>) {
-        merges.sort_unstable();
-        self.indptr = vec![0; rows + 1];
-        for (row, _, _) in &merges {
-            self.indptr[*row as usize + 1] += 1;
+    fn merge_lists(&mut self, rows: usize, merges: &[(u32, u32, u32)]) {
+        let mut indptr = vec![0; rows + 1];
+        for &(row, ..) in merges {
+            indptr[row as usize + 1] += 1;
         }
         for r in 0..rows {
-            self.indptr[r + 1] += self.indptr[r];
+            indptr[r + 1] += indptr[r];
         }
-        self.index = merges.into_iter().map(|(_, _, partial)| partial).collect();
+        let mut next = indptr.clone();
+        let mut lists = vec![(0, 0); merges.len()];
+        for &(row, order, partial) in merges {
+            lists[next[row as usize] as usize] = (order, partial);
+            next[row as usize] += 1;
+        }
+        // Segments come in the order in which the batch met them, nearly always the order of each view.
+        for ends in indptr.windows(2) {
+            let list = &mut lists[ends[0] as usize..ends[1] as usize];
+            if !list.is_sorted() {
+                list.sort_unstable();
+            }
+        }
+        self.indptr = indptr;
+        self.index = lists.into_iter().map(|(_, partial)| partial).collect();
     }
 
     pub fn stats(&self, num_kv_heads: usize) -> Stats {
