@@ -127,9 +127,9 @@ fn merge(
     }
     let inverse = select(1.0 / total, 0.0, total == 0.0);
 
-    // -- a row of one state is that state: its weight and its total are exactly 1
+    // -- a row of one state and no sink is that state: its weight is its total
     let only = tables[min(first, last - 1u)];
-    let is_single = last - first == 1u && total == 1.0 && !is_empty(state_lse[lse_place(only, head)]);
+    let is_single = last - first == 1u && params.has_sinks == 0u && !is_empty(state_lse[lse_place(only, head)]);
     let single = params.state_offset + only * params.state_row_stride + head * params.state_head_stride;
     let many = select(last, first, is_single);
 

@@ -130,6 +130,10 @@ fn table_of_cases() {
         Case { rows: vec![3, 2], dim: 256, norm: 1, ..p.clone() },
         Case { rows: vec![3, 0, 2], norm: 2, gate: true, ..p.clone() },
         Case { rows: vec![3, 0, 2], norm: 3, gate: true, sinks: true, ..p.clone() },
+        // A sink that outweighs the only state, and one beside an empty state.
+        Case { rows: vec![1], seed: 11859448427261519355, sinks: true, ..p.clone() },
+        Case { rows: vec![1, 1], seed: 13099186157006377564, sinks: true, ..p.clone() },
+        Case { rows: vec![1], seed: 1931180296034817745, sinks: true, ..p.clone() },
         Case { rows: vec![3, 2], dtype: F16, gate: true, ..p.clone() },
         Case { rows: vec![3, 2], dtype: BF16, norm: 1, sinks: true, ..p.clone() },
     ];
