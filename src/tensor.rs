@@ -241,6 +241,18 @@ impl Tensor {
         Ok(t)
     }
 
+    /// Checks an operation's argument: type, shape, and a contiguous last dimension.
+    pub(crate) fn expect(&self, op: &'static str, argument: &'static str, dtype: DType, shape: &[usize]) -> Result<()> {
+        if self.dtype != dtype || self.shape != shape {
+            let got = format!("{} {:?}", self.dtype, self.shape);
+            return Err(Error::invalid(op, argument, format!("{dtype} {shape:?}"), got));
+        }
+        if self.strides.last() != Some(&1) {
+            return Err(Error::invalid(op, argument, "a contiguous last dimension", format!("{:?}", self.strides)));
+        }
+        Ok(())
+    }
+
     /// Element offsets of the view in row-major order.
     pub(crate) fn offsets(&self) -> impl Iterator<Item = usize> + '_ {
         (0..self.len()).map(move |mut i| {

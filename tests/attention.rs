@@ -1,6 +1,7 @@
 //! Parity of `attention` with its definition, over masks, views, shapes, types and layouts; and its own laws.
 //! Planted and seen red: tiles called full that the last rows of a tile see in part (table, random); a position shift
-//! turned the wrong way (table, random); tokens behind the end of an entry left visible in the kernel (random).
+//! turned the wrong way (table, random); tokens behind the end of an entry left visible in the kernel (random); the check
+//! of the constants left out (a panic).
 mod harness;
 
 use colatent::{DType, Device};
@@ -134,4 +135,29 @@ fn a_row_that_sees_nothing_is_zero_with_lse_minus_infinity() {
 fn the_reference_needs_no_device() {
     let answer = harness::scene::run(&Case::PLAIN, &Device::Reference).unwrap();
     assert!(answer.out.iter().all(|x| x.is_finite()));
+}
+
+/// Constants of another layer kind would be read past their end.
+#[test]
+fn constants_of_another_layer_kind_are_refused() {
+    use colatent::attention::{AttentionArgs, AttentionPlan, AttentionProblem, QueryRows};
+    use colatent::layer::{LayerConstants, LayerSpec};
+    use colatent::{Error, Tensor, Workspace};
+
+    let plain = LayerSpec::new(4, 2, 16);
+    let with_sinks = LayerSpec { sinks: true, ..plain.clone() };
+    let mut cache = colatent::kv::KvCache::new(16, 1).unwrap();
+    let view = cache.create();
+    let rows = [QueryRows::from(cache.append(view, colatent::kv::Modality::Text, 2).unwrap())];
+    for device in harness::devices() {
+        let zeros = |shape: &[usize]| Tensor::zeros(device, DType::F32, shape).unwrap();
+        let problem = AttentionProblem { spec: &with_sinks, cache: &cache, rows: &rows };
+        let plan = AttentionPlan::new(device, &problem).unwrap();
+        let constants = LayerConstants::new(device, &plain, Default::default()).unwrap();
+        let (q, out) = (zeros(&[2, 4, 16]), zeros(&[2, 4, 16]));
+        let (k, v) = (zeros(&[1, 2, 16, 16]), zeros(&[1, 2, 16, 16]));
+        let args = AttentionArgs { q: &q, k: &k, v: &v, constants: &constants, gate: None, out: &out, lse: None };
+        let error = plan.run(&args, &mut Workspace::new(device).unwrap()).unwrap_err();
+        assert!(matches!(error, Error::Invalid { argument: "constants", .. }), "{device}: {error}");
+    }
 }

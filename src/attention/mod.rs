@@ -36,12 +36,7 @@ impl AttentionPlan {
         match &self.device {
             Device::Reference => reference::run(self, args),
             #[cfg(feature = "webgpu")]
-            Device::WebGpu(gpu) => {
-                let mut encoder = gpu.encoder();
-                webgpu::encode(self, gpu, args, workspace, &mut encoder)?;
-                gpu.submit(encoder);
-                Ok(())
-            }
+            Device::WebGpu(gpu) => gpu.run(|encoder| webgpu::encode(self, gpu, args, workspace, encoder)),
         }
     }
 

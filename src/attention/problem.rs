@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::AttentionPlan;
 use crate::kv::{Appended, Birth, KvCache, Modality, ViewId};
 use crate::layer::{LayerConstants, LayerSpec};
-use crate::merge::problem::{expect, validate_outputs};
+use crate::merge::problem::validate_outputs;
 use crate::{Error, Result, Tensor};
 
 pub(crate) const OP: &str = "attention";
@@ -110,14 +110,15 @@ impl AttentionArgs<'_> {
     pub(crate) fn validate(&self, plan: &AttentionPlan) -> Result<()> {
         let spec = &plan.spec;
         let rows = plan.num_rows;
-        expect(OP, "q", self.q, spec.dtype, &[rows, spec.num_q_heads, spec.head_dim])?;
+        self.q.expect(OP, "q", spec.dtype, &[rows, spec.num_q_heads, spec.head_dim])?;
         let pages = self.k.shape().first().copied().unwrap_or(0);
         if pages < plan.num_pages {
             return Err(Error::invalid(OP, "k", format!("{} pages or more", plan.num_pages), pages));
         }
         let (heads, size) = (spec.num_kv_heads, plan.page_size);
-        expect(OP, "k", self.k, spec.kv_dtype, &[pages, heads, size, spec.head_dim])?;
-        expect(OP, "v", self.v, spec.kv_dtype, &[pages, heads, size, spec.head_dim_v])?;
+        self.k.expect(OP, "k", spec.kv_dtype, &[pages, heads, size, spec.head_dim])?;
+        self.v.expect(OP, "v", spec.kv_dtype, &[pages, heads, size, spec.head_dim_v])?;
+        self.constants.validate(OP, spec)?;
         validate_outputs(OP, spec, rows, self.gate, self.out, self.lse)
     }
 }

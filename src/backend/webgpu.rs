@@ -143,9 +143,9 @@ impl Gpu {
     }
 
     pub(crate) fn copy_buffer(&self, to: &wgpu::Buffer, from: &wgpu::Buffer) {
-        let mut encoder = self.encoder();
+        let mut encoder = self.device.create_command_encoder(&Default::default());
         encoder.copy_buffer_to_buffer(from, 0, to, 0, from.size());
-        self.submit(encoder);
+        self.queue.submit([encoder.finish()]);
     }
 
     pub(crate) fn read_buffer(&self, buffer: &wgpu::Buffer) -> Result<Vec<u8>> {
@@ -260,14 +260,12 @@ impl Gpu {
         Ok(())
     }
 
-    /// An encoder for a `run` that submits at once.
-    pub(crate) fn encoder(&self) -> wgpu::CommandEncoder {
-        self.device.create_command_encoder(&Default::default())
-    }
-
-    /// Submits without waiting.
-    pub(crate) fn submit(&self, encoder: wgpu::CommandEncoder) {
+    /// Encodes and submits, without waiting; submits nothing if the encoding fails.
+    pub(crate) fn run(&self, encode: impl FnOnce(&mut wgpu::CommandEncoder) -> Result<()>) -> Result<()> {
+        let mut encoder = self.device.create_command_encoder(&Default::default());
+        encode(&mut encoder)?;
         self.queue.submit([encoder.finish()]);
+        Ok(())
     }
 }
 

@@ -77,7 +77,7 @@ impl KvAppendPlan {
         match &self.device {
             Device::Reference => reference::run(self, args),
             #[cfg(feature = "webgpu")]
-            Device::WebGpu(gpu) => super::webgpu::run(self, gpu, args, workspace),
+            Device::WebGpu(gpu) => gpu.run(|encoder| super::webgpu::encode(self, gpu, args, workspace, encoder)),
         }
     }
 

@@ -1,8 +1,8 @@
 //! What is asked: [`KvAppendProblem`] for the plan, [`KvAppendArgs`] for each run, and their validation.
 
 use super::OP;
-use crate::layer::{LayerConstants, LayerSpec, Norm, PackedLayout, Part};
-use crate::{DType, Error, Result, Tensor};
+use crate::layer::{LayerConstants, LayerSpec, PackedLayout, Part};
+use crate::{Error, Result, Tensor};
 
 /// The place of a row that only fills a batch: its q is written, its k and v are not.
 pub const PADDING: u32 = u32::MAX;
@@ -93,10 +93,10 @@ impl KvAppendArgs<'_> {
     pub(super) fn validate(&self, spec: &LayerSpec, width: usize, rows: usize, pages: [usize; 2]) -> Result<()> {
         let [num_pages, page_size] = pages;
         let (q, kv, d, dv) = (spec.num_q_heads, spec.num_kv_heads, spec.head_dim, spec.head_dim_v);
-        validate_tensor("packed", self.packed, spec.dtype, &[rows, width])?;
-        validate_tensor("q", self.q, spec.dtype, &[rows, q, d])?;
-        validate_tensor("k", self.k, spec.kv_dtype, &[num_pages, kv, page_size, d])?;
-        validate_tensor("v", self.v, spec.kv_dtype, &[num_pages, kv, page_size, dv])?;
+        self.packed.expect(OP, "packed", spec.dtype, &[rows, width])?;
+        self.q.expect(OP, "q", spec.dtype, &[rows, q, d])?;
+        self.k.expect(OP, "k", spec.kv_dtype, &[num_pages, kv, page_size, d])?;
+        self.v.expect(OP, "v", spec.kv_dtype, &[num_pages, kv, page_size, dv])?;
         for (name, t) in [("q", self.q), ("k", self.k), ("v", self.v)] {
             if t.buffer().is_same(self.packed.buffer()) {
                 return Err(Error::invalid(OP, name, "another buffer than packed", "the same"));
@@ -106,42 +106,7 @@ impl KvAppendArgs<'_> {
                 return Err(Error::invalid(OP, name, "strides that keep its elements apart", got));
             }
         }
-        let weights = &self.constants.weights;
-        let room = |norm: Norm, lanes: usize| if norm.is_weighted() { lanes } else { 0 };
-        for (have, need) in [
-            (weights.q_norm.len(), room(spec.q_norm, d)),
-            (weights.k_norm.len(), room(spec.k_norm, d)),
-            (weights.v_norm.len(), room(spec.v_norm, dv)),
-            (self.constants.buffer.bytes(), (constant_words(spec) * 4).next_multiple_of(16)),
-        ] {
-            if have != need {
-                let expected = format!("those of layer kind {}: {need} weights or bytes", spec.name);
-                return Err(Error::invalid(OP, "constants", expected, have));
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Words of the constants before the rotation; [`LayerConstants`] tells their order.
-pub(super) fn rope_table(spec: &LayerSpec) -> usize {
-    2 * spec.head_dim + 2 * spec.head_dim_v + spec.num_q_heads
-}
-
-fn constant_words(spec: &LayerSpec) -> usize {
-    rope_table(spec) + spec.rope.as_ref().map_or(0, |r| 3 * r.inv_freq.len())
-}
-
-fn validate_tensor(name: &'static str, t: &Tensor, dtype: DType, shape: &[usize]) -> Result<()> {
-    if t.dtype() != dtype {
-        return Err(Error::invalid(OP, name, dtype, t.dtype()));
-    }
-    if t.shape() != shape {
-        return Err(Error::invalid(OP, name, format!("shape {shape:?}"), format!("{:?}", t.shape())));
-    }
-    match t.strides().last() {
-        Some(1) => Ok(()),
-        other => Err(Error::invalid(OP, name, "contiguous lanes (last stride 1)", format!("{other:?}"))),
+        self.constants.validate(OP, spec)
     }
 }
 

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use super::OP;
 use super::params::Params;
 use super::plan::KvAppendPlan;
-use super::problem::{KvAppendArgs, rope_table};
+use super::problem::KvAppendArgs;
 use crate::backend::source::Variant;
 use crate::backend::webgpu::{Access, CHUNK, Gpu, Launch, chunks};
-use crate::layer::{Pairing, Rope};
+use crate::layer::{ConstantPlaces, Pairing, Rope};
 use crate::{DType, Error, Result, Workspace};
 
 /// Bindings after the params: packed, tables, constants, q, k, v.
@@ -104,13 +104,6 @@ pub(super) fn validate(plan: &KvAppendPlan) -> Result<()> {
     }
 }
 
-pub(super) fn run(plan: &KvAppendPlan, gpu: &Arc<Gpu>, args: &KvAppendArgs, workspace: &mut Workspace) -> Result<()> {
-    let mut encoder = gpu.encoder();
-    encode(plan, gpu, args, workspace, &mut encoder)?;
-    gpu.submit(encoder);
-    Ok(())
-}
-
 pub(super) fn encode(
     plan: &KvAppendPlan,
     gpu: &Arc<Gpu>,
@@ -163,7 +156,7 @@ fn params(plan: &KvAppendPlan, args: &KvAppendArgs) -> Result<Params> {
         packed_q_head: step(l.q.head_stride, s.num_q_heads),
         packed_k_head: step(l.k.head_stride, s.num_kv_heads),
         packed_v_head: step(l.v.head_stride, s.num_kv_heads),
-        rope_table: rope_table(s) as u32,
+        rope_table: ConstantPlaces::of(s).rope as u32,
         q_base,
         q_row,
         q_head,

@@ -5,4 +5,5 @@ mod rope;
 mod spec;
 
 pub use rope::{Pairing, Rope};
+pub(crate) use spec::ConstantPlaces;
 pub use spec::{Gate, LayerConstants, LayerSpec, LayerWeights, Norm, PackedLayout, Part};

@@ -245,7 +245,44 @@ pub struct LayerConstants {
     pub(crate) weights: LayerWeights,
 }
 
+/// First words of the parts of a constants buffer that kernels look up, and its number of words.
+pub(crate) struct ConstantPlaces {
+    pub out_norm: usize,
+    pub sinks: usize,
+    pub rope: usize,
+    pub end: usize,
+}
+
+impl ConstantPlaces {
+    pub(crate) fn of(spec: &LayerSpec) -> Self {
+        let out_norm = 2 * spec.head_dim + spec.head_dim_v;
+        let sinks = out_norm + spec.head_dim_v;
+        let rope = sinks + spec.num_q_heads;
+        ConstantPlaces { out_norm, sinks, rope, end: rope + spec.rope.as_ref().map_or(0, |r| 3 * r.inv_freq.len()) }
+    }
+}
+
 impl LayerConstants {
+    /// Checks that these are constants of a layer of this kind. Frequencies of another layer cannot be told apart.
+    pub(crate) fn validate(&self, op: &'static str, spec: &LayerSpec) -> Result<()> {
+        let w = &self.weights;
+        let room = |norm: Norm, lanes: usize| if norm.is_weighted() { lanes } else { 0 };
+        for (have, need) in [
+            (w.q_norm.len(), room(spec.q_norm, spec.head_dim)),
+            (w.k_norm.len(), room(spec.k_norm, spec.head_dim)),
+            (w.v_norm.len(), room(spec.v_norm, spec.head_dim_v)),
+            (w.out_norm.len(), room(spec.out_norm, spec.head_dim_v)),
+            (w.sinks.len(), if spec.sinks { spec.num_q_heads } else { 0 }),
+            (self.buffer.bytes(), (ConstantPlaces::of(spec).end * 4).next_multiple_of(16)),
+        ] {
+            if have != need {
+                let expected = format!("those of layer kind {}: {need} weights or bytes", spec.name);
+                return Err(Error::invalid(op, "constants", expected, have));
+            }
+        }
+        Ok(())
+    }
+
     /// Checks the weights against the layer kind and uploads them.
     pub fn new(device: &Device, spec: &LayerSpec, weights: LayerWeights) -> Result<Self> {
         const OP: &str = "layer constants";

@@ -57,8 +57,9 @@ pub struct MergeArgs<'a> {
 impl MergeArgs<'_> {
     pub(crate) fn validate(&self, plan: &MergePlan) -> Result<()> {
         let (rows, heads, dim) = (plan.rows(), plan.spec.num_q_heads, plan.spec.head_dim_v);
-        expect(OP, "states", self.states, DType::F32, &[plan.num_states, heads, dim])?;
-        expect(OP, "state_lse", self.state_lse, DType::F32, &[plan.num_states, heads])?;
+        self.states.expect(OP, "states", DType::F32, &[plan.num_states, heads, dim])?;
+        self.state_lse.expect(OP, "state_lse", DType::F32, &[plan.num_states, heads])?;
+        self.constants.validate(OP, &plan.spec)?;
         validate_outputs(OP, &plan.spec, rows, self.gate, self.out, self.lse)
     }
 }
@@ -76,30 +77,12 @@ pub(crate) fn validate_outputs(
     match (spec.gate, gate) {
         (Gate::None, Some(_)) => return Err(Error::invalid(op, "gate", "none, the layer has no gate", "a tensor")),
         (Gate::Sigmoid, None) => return Err(Error::invalid(op, "gate", "a tensor, the layer has a gate", "none")),
-        (_, Some(gate)) => expect(op, "gate", gate, spec.dtype, &shape)?,
+        (_, Some(gate)) => gate.expect(op, "gate", spec.dtype, &shape)?,
         (Gate::None, None) => {}
     }
-    expect(op, "out", out, spec.dtype, &shape)?;
+    out.expect(op, "out", spec.dtype, &shape)?;
     match lse {
-        Some(lse) => expect(op, "lse", lse, DType::F32, &shape[..2]),
+        Some(lse) => lse.expect(op, "lse", DType::F32, &shape[..2]),
         None => Ok(()),
     }
-}
-
-/// Checks dtype, shape and that the last of three or more dimensions is contiguous.
-pub(crate) fn expect(
-    op: &'static str,
-    argument: &'static str,
-    tensor: &Tensor,
-    dtype: DType,
-    shape: &[usize],
-) -> Result<()> {
-    if tensor.dtype() != dtype || tensor.shape() != shape {
-        let got = format!("{} {:?}", tensor.dtype(), tensor.shape());
-        return Err(Error::invalid(op, argument, format!("{dtype} {shape:?}"), got));
-    }
-    if tensor.strides().last() != Some(&1) {
-        return Err(Error::invalid(op, argument, "a contiguous last dimension", format!("{:?}", tensor.strides())));
-    }
-    Ok(())
 }

@@ -7,7 +7,7 @@ use super::{MergeArgs, MergePlan};
 use crate::backend::source::Variant;
 use crate::backend::webgpu::{Access, Gpu, Launch, chunks};
 use crate::backend::workspace::GpuWorkspace;
-use crate::layer::{Gate, LayerConstants, LayerSpec};
+use crate::layer::{ConstantPlaces, Gate, LayerConstants, LayerSpec};
 use crate::{DType, Result, Tensor, Workspace};
 
 /// Lanes of a workgroup; one lane merges one head of one row.
@@ -54,7 +54,7 @@ pub(crate) fn encode_states(
 ) -> Result<()> {
     const OP: &str = "merge";
     let spec = outputs.spec;
-    let (d, dv) = (spec.head_dim as u32, spec.head_dim_v as u32);
+    let places = ConstantPlaces::of(spec);
     let gate = outputs.gate.map(|t| chunks(OP, "gate", t)).transpose()?.unwrap_or([0; 3]);
     let out: [u32; 3] = chunks(OP, "out", outputs.out)?;
     let lse = outputs.lse.map_or([0; 3], |t| [t.offset() as u32, t.strides()[0] as u32, t.strides()[1] as u32]);
@@ -77,8 +77,8 @@ pub(crate) fn encode_states(
         lse_head_stride: lse[2],
         norm: spec.out_norm.code(),
         norm_eps: spec.out_norm.eps(),
-        norm_base: 2 * d + dv,
-        sinks_base: 2 * d + 2 * dv,
+        norm_base: places.out_norm as u32,
+        sinks_base: places.sinks as u32,
         has_sinks: spec.sinks.into(),
         has_gate: (spec.gate == Gate::Sigmoid).into(),
         has_lse: outputs.lse.is_some().into(),

@@ -6,18 +6,6 @@ use super::{OP, SamplingArgs, SamplingPlan};
 use crate::backend::webgpu::{Access, Gpu, Launch};
 use crate::{Result, Workspace};
 
-pub(super) fn run(
-    plan: &SamplingPlan,
-    gpu: &Arc<Gpu>,
-    args: &SamplingArgs<'_>,
-    workspace: &mut Workspace,
-) -> Result<()> {
-    let mut encoder = gpu.encoder();
-    encode(plan, gpu, args, workspace, &mut encoder)?;
-    gpu.submit(encoder);
-    Ok(())
-}
-
 pub(super) fn encode(
     plan: &SamplingPlan,
     gpu: &Arc<Gpu>,
