@@ -260,6 +260,47 @@ static f32 bf16_to_f32(u16 bits) {
     return __uint_as_float(u32(bits) << 16);
 }
 
+// The lanes' fragments as matrices, multiplied, and back. Loops over whole rows, for the host's vector units.
+template <f32 (*to_f32)(u16)> static void multiply(Fiber* const* lanes) {
+    // A word holds elements k = 2j and 2j + 1 of a row of a, or of a column of b.
+    u32 a[16][8], b[8][8];
+    f32 c[16][8];
+    for (u32 l = 0; l < LANES; l++) {
+        const u32 g = l / 4, t = l % 4;
+        const Fiber& lane = *lanes[l];
+        const u32* words = static_cast<const u32*>(lane.operand);
+        for (u32 q = 0; q < 4; q++) {
+            a[g + q % 2 * 8][t + q / 2 * 4] = words[q];
+            c[g + q / 2 * 8][2 * t + q % 2] = lane.result.floats[q];
+        }
+        b[t][g] = lane.b[0];
+        b[t + 4][g] = lane.b[1];
+    }
+    f32 a_low[16][8], a_high[16][8], b_low[8][8], b_high[8][8];
+    for (u32 i = 0; i < 16 * 8; i++) {
+        a_low[i / 8][i % 8] = to_f32(u16(a[i / 8][i % 8]));
+        a_high[i / 8][i % 8] = to_f32(u16(a[i / 8][i % 8] >> 16));
+    }
+    for (u32 i = 0; i < 8 * 8; i++) {
+        b_low[i / 8][i % 8] = to_f32(u16(b[i / 8][i % 8]));
+        b_high[i / 8][i % 8] = to_f32(u16(b[i / 8][i % 8] >> 16));
+    }
+    for (u32 i = 0; i < 16; i++) {
+        for (u32 j = 0; j < 8; j++) {
+            for (u32 n = 0; n < 8; n++) {
+                c[i][n] += a_low[i][j] * b_low[j][n];
+                c[i][n] += a_high[i][j] * b_high[j][n];
+            }
+        }
+    }
+    for (u32 l = 0; l < LANES; l++) {
+        const u32 g = l / 4, t = l % 4;
+        for (u32 q = 0; q < 4; q++) {
+            lanes[l]->result.floats[q] = c[g + q / 2 * 8][2 * t + q % 2];
+        }
+    }
+}
+
 void sim_mma_16x8x16(bool is_bf16, f32* c, const u32* a, u32 b0, u32 b1, u32 line) {
     Fiber& f = current();
     f.result.floats = c;
@@ -269,36 +310,11 @@ void sim_mma_16x8x16(bool is_bf16, f32* c, const u32* a, u32 b0, u32 b1, u32 lin
     if (!arrive(f, is_bf16 ? Op::MmaBf16 : Op::MmaF16, line)) {
         return;
     }
-    f32 (*const to_f32)(u16) = is_bf16 ? bf16_to_f32 : f16_to_f32;
-    f32 left[16][16], right[16][8], sum[16][8];
     Fiber* const* lanes = &f.worker->fibers[f.thread.x - lane_of(f)];
-    for (u32 l = 0; l < LANES; l++) {
-        const u32 g = l / 4, t = l % 4 * 2;
-        const Fiber& lane = *lanes[l];
-        const u32* words = static_cast<const u32*>(lane.operand);
-        for (u32 q = 0; q < 4; q++) {
-            const u32 i = g + q % 2 * 8, k = t + q / 2 * 8;
-            left[i][k] = to_f32(u16(words[q]));
-            left[i][k + 1] = to_f32(u16(words[q] >> 16));
-            sum[g + q / 2 * 8][t + q % 2] = lane.result.floats[q];
-        }
-        for (u32 q = 0; q < 2; q++) {
-            right[t + q * 8][g] = to_f32(u16(lane.b[q]));
-            right[t + q * 8 + 1][g] = to_f32(u16(lane.b[q] >> 16));
-        }
-    }
-    for (u32 i = 0; i < 16; i++) {
-        for (u32 k = 0; k < 16; k++) {
-            for (u32 n = 0; n < 8; n++) {
-                sum[i][n] += left[i][k] * right[k][n];
-            }
-        }
-    }
-    for (u32 l = 0; l < LANES; l++) {
-        const u32 g = l / 4, t = l % 4 * 2;
-        for (u32 q = 0; q < 4; q++) {
-            lanes[l]->result.floats[q] = sum[g + q / 2 * 8][t + q % 2];
-        }
+    if (is_bf16) {
+        multiply<bf16_to_f32>(lanes);
+    } else {
+        multiply<f16_to_f32>(lanes);
     }
     release_warp(f);
 }

@@ -302,8 +302,10 @@ static void run_block(Worker& w, u32 block) {
         f.num_copies = f.num_groups = 0;
         TSAN(f.fenced = false; f.num_atomics = 0;)
         ASAN(__asan_unpoison_memory_region(f.stack, STACK_BYTES);)
+        // Stacks lie a multiple of a page apart; starting at different lines they share the cache.
+        const u64 colour = t % 61 * 64;
         // What sim_switch pops: six registers, the address to return to; then the stack as at a function's entry.
-        void** sp = reinterpret_cast<void**>(f.stack + STACK_BYTES - 64);
+        void** sp = reinterpret_cast<void**>(f.stack + STACK_BYTES - 64 - colour);
         *--sp = nullptr;
         *--sp = reinterpret_cast<void*>(run_fiber);
         for (u32 i = 0; i < 6; i++) {
@@ -320,8 +322,9 @@ static void run_block(Worker& w, u32 block) {
 
 // -- workers
 
-static std::mutex pool_mutex;
-static std::vector<Worker*> pool;
+static std::mutex& pool_mutex = *new std::mutex();
+// Never destroyed: threads may launch until the process ends.
+static std::vector<Worker*>& pool = *new std::vector<Worker*>();
 
 static Fiber* new_fiber() {
     // Pages are touched only as deep as a kernel goes; below the stack is a page that nobody may touch.
