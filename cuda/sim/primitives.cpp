@@ -9,6 +9,17 @@ static bool in_shared(const Fiber& f, const void* address, u64 bytes) {
     return p >= f.shared && p + bytes <= f.shared + f.worker->launch->shared_bytes;
 }
 
+// For TSan: 16 bytes read or written by the running thread in the statement that `caller` returns to.
+static void note_access(void* address, bool is_write, void* caller) {
+#ifdef COLATENT_SIM_TSAN
+    __tsan_func_entry(caller);
+    (is_write ? __tsan_write_range : __tsan_read_range)(address, 16);
+    __tsan_func_exit();
+#else
+    (void)address, (void)is_write, (void)caller;
+#endif
+}
+
 // -- blocks
 
 void sim_shared_memory(u64 bytes, u32 line) {
@@ -177,8 +188,10 @@ void sim_copy_async(void* shared, const void* global, bool valid, u32 line) {
     ASAN(if (valid && __asan_region_is_poisoned(const_cast<void*>(global), 16)) {
         fail(f, "line %u: copy_async_16 reads outside of its buffer", line);
     })
-    TSAN(__tsan_write_range(target, 16);)
-    TSAN(if (valid) { __tsan_read_range(const_cast<void*>(global), 16); })
+    note_access(target, true, __builtin_return_address(0));
+    if (valid) {
+        note_access(const_cast<void*>(global), false, __builtin_return_address(0));
+    }
     for (u32 i = 0; i < 16; i++) {
         target[i] = 0xFF;
     }
@@ -201,7 +214,7 @@ void sim_copy_async_wait(u32 groups) {
     const u32 landed = f.num_groups - groups, copies = f.group_end[landed - 1];
     for (u32 i = 0; i < copies; i++) {
         const Copy& copy = f.copies[i];
-        TSAN(__tsan_write_range(copy.shared, 16);)
+        note_access(copy.shared, true, __builtin_return_address(0));
         for (u32 k = 0; k < 16; k++) {
             copy.shared[k] = copy.valid ? copy.global[k] : 0;
         }
@@ -228,7 +241,7 @@ void sim_load_matrix_x4(u32* r, const void* row, bool transposed, u32 line) {
     if (u64(row) % 16 != 0) {
         fail(f, "line %u: %s of a misaligned row", line, NAMES[u32(op)]);
     }
-    TSAN(__tsan_read_range(const_cast<void*>(row), 16);)
+    note_access(const_cast<void*>(row), false, __builtin_return_address(0));
     f.result.words = r;
     f.operand = row;
     if (!arrive(f, op, line)) {

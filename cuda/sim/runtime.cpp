@@ -315,7 +315,14 @@ static void run_block(Worker& w, u32 block) {
     }
     TSAN(__tsan_release(&w.start);)
     switch_to(w, nullptr, pick(w, launch.seed ? next_random(w) % num_warps : 0, 0));
-    TSAN(__tsan_acquire(&w.end);)
+#ifdef COLATENT_SIM_TSAN
+    for (u32 t = 0; t < launch.threads && w.error[0] != 0; t++) { // threads left in the middle of things
+        __tsan_switch_to_fiber(w.fibers[t]->tsan, 1);
+        __tsan_release(&w.end);
+        __tsan_switch_to_fiber(w.tsan, 1);
+    }
+    __tsan_acquire(&w.end);
+#endif
     check_canary(w, block);
     ASAN(free(w.shared); w.shared = nullptr;)
 }
@@ -326,7 +333,7 @@ static std::mutex& pool_mutex = *new std::mutex();
 // Never destroyed: threads may launch until the process ends.
 static std::vector<Worker*>& pool = *new std::vector<Worker*>();
 
-static Fiber* new_fiber() {
+static Fiber* new_fiber(u32 thread) {
     // Pages are touched only as deep as a kernel goes; below the stack is a page that nobody may touch.
     void* memory = mmap(nullptr, STACK_BYTES + GUARD_BYTES, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -336,7 +343,14 @@ static Fiber* new_fiber() {
     mprotect(memory, GUARD_BYTES, PROT_NONE);
     Fiber* f = new Fiber();
     f->stack = static_cast<u8*>(memory) + GUARD_BYTES;
-    TSAN(f->tsan = __tsan_create_fiber(0);)
+#ifdef COLATENT_SIM_TSAN
+    char name[32];
+    snprintf(name, sizeof(name), "thread %u", thread);
+    f->tsan = __tsan_create_fiber(0);
+    __tsan_set_fiber_name(f->tsan, name);
+#else
+    (void)thread;
+#endif
     return f;
 }
 
@@ -371,7 +385,7 @@ static void work(Launch& launch, u32 index) {
     TSAN(w->tsan = __tsan_get_current_fiber();)
     ASAN(w->bottom = nullptr; w->bottom_bytes = 0;)
     while (w->fibers.size() < launch.threads) {
-        Fiber* f = new_fiber();
+        Fiber* f = new_fiber(u32(w->fibers.size()));
         if (!f) {
             snprintf(w->error, ERROR_BYTES, "%s: no memory for the stacks of %u threads", launch.kernel,
                      launch.threads);
