@@ -16,6 +16,9 @@ mod tensor;
 
 pub use backend::Workspace;
 #[cfg(feature = "cuda")]
+#[doc(hidden)]
+pub use backend::cuda::nvrtc::compile_offline;
+#[cfg(feature = "cuda")]
 pub use cudarc;
 pub use device::Device;
 pub use dtype::{DType, Tolerance};

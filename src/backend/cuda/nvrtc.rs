@@ -187,3 +187,10 @@ pub(crate) fn version_name() -> String {
         Err(_) => "no NVRTC".into(),
     }
 }
+
+/// Compiles a kernel's text for an architecture without a device: the cubin and the compiler's log.
+#[doc(hidden)]
+pub fn compile_offline(kernel: &str, source: &str, target: &str) -> Result<(Vec<u8>, String)> {
+    let compiled = Nvrtc::get()?.compile(kernel, source, target)?;
+    Ok((compiled.cubin, compiled.log))
+}
