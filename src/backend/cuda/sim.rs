@@ -18,7 +18,12 @@ use crate::backend::source::Variant;
 use crate::{Error, Result};
 
 const SHIM: &str = include_str!("../../../cuda/sim/shim.h");
-const RUNTIME: &str = include_str!("../../../cuda/sim/runtime.cpp");
+const RUNTIME: [&str; 4] = [
+    SHIM,
+    include_str!("../../../cuda/sim/runtime.h"),
+    include_str!("../../../cuda/sim/runtime.cpp"),
+    include_str!("../../../cuda/sim/primitives.cpp"),
+];
 
 /// Bytes of a message of the shim.
 const MESSAGE: usize = 512;
@@ -64,13 +69,20 @@ fn unavailable(reason: impl ToString) -> Error {
     }
 }
 
+/// The runtime as one text: its files in the order in which they include each other.
+fn runtime() -> String {
+    let lines = RUNTIME.iter().flat_map(|text| text.lines());
+    let own = |line: &&str| !line.starts_with("#include \"") && !line.starts_with("#pragma once");
+    let text = lines.filter(own).collect::<Vec<_>>().join("\n");
+    format!("#define COLATENT_SIM_RUNTIME\n{text}\n")
+}
+
 impl Sim {
     pub fn new() -> Result<Self> {
-        let library = compile("runtime", &RUNTIME.replace("#include \"shim.h\"", SHIM), &["-pthread"], RTLD_GLOBAL)
-            .map_err(|e| match e {
-                Error::Compile { log, .. } => unavailable(log),
-                other => other,
-            })?;
+        let library = compile("runtime", &runtime(), &["-pthread"], RTLD_GLOBAL).map_err(|e| match e {
+            Error::Compile { log, .. } => unavailable(log),
+            other => other,
+        })?;
         let number = |name: &str| std::env::var(name).ok().and_then(|v| v.parse().ok());
         Ok(Sim {
             _runtime: library,
