@@ -1,7 +1,7 @@
 // runtime.cpp: runs the blocks of a launch on the host. Built once; kernels find its sim_* functions when loaded.
 //
-// Threads   one fiber per thread of the block, one block at a time per host thread, `workers` host threads. A fiber runs
-//           until it waits; then a lane of the same warp goes on, then another warp. `seed` shuffles the order of
+// Threads   one fiber per thread of the block, one block at a time per host thread, `workers` host threads. A fiber
+//           runs until it waits; then a lane of the same warp goes on, then another warp. `seed` shuffles the order of
 //           blocks, warps and lanes, `jitter` adds switches where the hardware might have them.
 // Warps     a collective gathers the 32 lanes; the last to arrive computes for all of them.
 // Memory    shared memory starts as 0xFF (NaN) in every block. An asynchronous copy fills its target with 0xFF when
@@ -9,9 +9,9 @@
 // Errors    end the launch with a sentence: lanes or threads in different statements, a barrier or collective after
 //           some have exited, nobody able to go on, shared addresses out of bounds or misaligned, copies in flight at
 //           the exit of a thread or too many of them, a write past the end of shared memory.
-// Sanitizers  for ASan shared memory is allocated anew, exactly sized, for each block. For TSan every fiber is a thread,
-//           and only barriers, __syncwarp, and fences with atomics order memory, as on the hardware: the writer needs
-//           write, (barrier,) fence, atomic; the reader atomic, fence, (barrier,) read.
+// Sanitizers  for ASan shared memory is allocated anew, exactly sized, for each block. For TSan every fiber is a
+//           thread, and only barriers, __syncwarp, and fences with atomics order memory, as on the hardware: the
+//           writer needs write, (barrier,) fence, atomic; the reader atomic, fence, (barrier,) read.
 // Not modelled: caches and weak order, rounding inside tensor cores, time. Threads of a block are a multiple of 32.
 #include "runtime.h"
 

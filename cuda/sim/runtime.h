@@ -1,6 +1,6 @@
-// runtime.h: fibers, warps and workers of the simulated device; what runtime.cpp (who runs when) and primitives.cpp (what
-// the primitives do) share. Both are compiled without instrumentation, with COLATENT_SIM_ASAN or COLATENT_SIM_TSAN where
-// the kernels are instrumented.
+// runtime.h: fibers, warps and workers of the simulated device; what runtime.cpp (who runs when) and primitives.cpp
+// (what the primitives do) share. Both are compiled without instrumentation, with COLATENT_SIM_ASAN or
+// COLATENT_SIM_TSAN where the kernels are instrumented.
 #pragma once
 #define COLATENT_SIM_RUNTIME
 #include "shim.h"

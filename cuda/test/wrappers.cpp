@@ -75,7 +75,7 @@ double value(Format f, u32 bits) {
         return fraction ? NAN : sign * INFINITY;
     }
     const double unit = std::ldexp(1.0, -f.fraction_bits);
-    return sign * (exponent ? std::ldexp(1.0 + fraction * unit, exponent - bias) : std::ldexp(fraction * unit, 1 - bias));
+    return sign * std::ldexp((exponent ? 1.0 : 0.0) + fraction * unit, (exponent ? exponent : 1) - bias);
 }
 
 // The nearest, ties to the even one; NaN is 0x7fff. Magnitudes ascend with their bits.
@@ -174,14 +174,16 @@ void check_mma(Primitive primitive, Format format, const char* what) {
         for (u32 warp = 0; warp < THREADS / LANES; warp++) {
             const auto* in = &c.in[warp * LANES];
             // Element k of row i of a: lane 4 (i % 8) + (k % 8) / 2, register (i / 8) + 2 (k / 8), half k % 2.
-            const auto half = [&](u32 lane, u32 reg, u32 k) { return value(format, in[lane][reg] >> (k % 2 * 16) & 0xffff); };
+            const auto half = [&](u32 lane, u32 reg, u32 k) {
+                return value(format, in[lane][reg] >> (k % 2 * 16) & 0xffff);
+            };
             for (u32 i = 0; i < 16; i++) {
                 for (u32 n = 0; n < 8; n++) {
                     const u32 lane = 4 * (i % 8) + n / 2, reg = 2 * (i / 8) + n % 2;
                     double sum = number(in[lane][6 + reg]), size = std::fabs(sum);
                     for (u32 k = 0; k < 16; k++) {
-                        const double term =
-                            half(4 * (i % 8) + k % 8 / 2, i / 8 + 2 * (k / 8), k) * half(4 * n + k % 8 / 2, 4 + k / 8, k);
+                        const double a = half(4 * (i % 8) + k % 8 / 2, i / 8 + 2 * (k / 8), k);
+                        const double term = a * half(4 * n + k % 8 / 2, 4 + k / 8, k);
                         sum += term;
                         size += std::fabs(term);
                     }
@@ -260,7 +262,9 @@ void check_warps() {
     std::vector<Case> rare = random_cases();
     for (Case& c : rare) {
         for (auto& in : c.in) {
-            in[0] = in[0] % 40 == 0;
+            for (u32 i = 0; i < 3; i++) {
+                in[i] = in[i] % 40 == 0;
+            }
         }
     }
     const auto votes = [](const Case& c, u32 t) {
@@ -271,13 +275,16 @@ void check_warps() {
         return bits;
     };
     check(BALLOT, "ballot", rare, {votes, [=](const Case& c, u32 t) { return u32(votes(c, t) != 0); }});
-    check(BARRIER_OR, "__syncthreads_or", rare, {[](const Case& c, u32) {
-              u32 any = 0;
-              for (const auto& in : c.in) {
-                  any |= in[0] != 0;
-              }
-              return any;
-          }});
+    const auto any = [](u32 word) {
+        return [=](const Case& c, u32) {
+            u32 any = 0;
+            for (const auto& in : c.in) {
+                any |= in[word];
+            }
+            return any;
+        };
+    };
+    check(BARRIER_OR, "__syncthreads_or", rare, {any(0), any(1), any(2)});
 
     std::vector<Case> reduced = random_cases();
     for (Case& c : reduced) {
@@ -309,11 +316,13 @@ void check_warps() {
 
 // Random bits, and the values at which formats change: ties, subnormals, the largest, infinities, NaN.
 std::vector<Case> float_cases() {
-    const u32 special[] = {0,          0x80000000, 1,          0x007fffff, 0x00800000, 0x33000000, 0x33000001, 0x32ffffff,
-                           0x33800000, 0x33c00000, 0x387fc000, 0x387fe000, 0x387ff000, 0x38800000, 0x38801000, 0x38803000,
-                           0x3f800000, 0x3f801000, 0x3f803000, 0x3f808000, 0x3f818000, 0x477fe000, 0x477fefff, 0x477ff000,
-                           0x7f7f7fff, 0x7f7f8000, 0x7f7fffff, 0x7f800000, 0x7f800001, 0x7fc00000, 0x7fffffff, 0x00004000,
-                           0x00008000, 0x0000c000, 0x00018000, 0x42fe0000, 0x43000000, 0x43160000, 0x3f000000, 0x4b000000};
+    const u32 special[] = {
+        0, 0x80000000, 0x007fffff, 0x00800000, 0x33000000, 0x33000001, 0x32ffffff, 0x33800000,
+        0x33c00000, 0x387fc000, 0x387fe000, 0x387ff000, 0x38800000, 0x38801000, 0x38803000, 0x3f800000,
+        0x3f801000, 0x3f803000, 0x3f808000, 0x3f818000, 0x477fe000, 0x477fefff, 0x477ff000, 0x7f7f7fff,
+        0x7f7f8000, 0x7f7fffff, 0x7f800000, 0x7f800001, 0x7fc00000, 0x7fffffff, 0x00004000, 0x00008000,
+        0x0000c000, 0x00018000, 0x42fe0000, 0x43000000, 0x43160000, 0x3f000000, 0x4b000000,
+    };
     std::vector<Case> cases = random_cases(num_cases + 2);
     for (Case& c : cases) {
         for (auto& in : c.in) {
@@ -424,7 +433,8 @@ void check_numbers() {
             const f32 want[4] = {std::isnan(x) || less ? y : x, std::isnan(x) || !(less || std::isnan(y)) ? y : x,
                                  std::fma(x, y, z), std::floor(x)};
             for (u32 w = 0; w < 4; w++) {
-                const bool same = std::isnan(want[w]) ? std::isnan(number(c.out[t][w])) : bits_of(want[w]) == c.out[t][w];
+                const u32 got = c.out[t][w];
+                const bool same = std::isnan(want[w]) ? std::isnan(number(got)) : bits_of(want[w]) == got;
                 expect(same, "fmaxf, fminf, fmaf, floorf", t, c.out[t][w], bits_of(want[w]));
             }
         }

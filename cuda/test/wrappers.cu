@@ -17,7 +17,7 @@ enum Primitive : u32 {
     LOAD_MATRIX,            // my row [0..4), the row I name [4] of my warp -> r
     LOAD_MATRIX_TRANSPOSED, // the same
     COPY_ASYNC,             // row [0..4), valid [4] -> the next thread's row
-    COPY_ASYNC_GROUPS,      // rows [0..4), [4..8) in two groups -> word 0 of the first after wait<1>, of both after wait<0>
+    COPY_ASYNC_GROUPS,      // rows [0..4), [4..8), a group each -> first word 0 after wait<1>, both after wait<0>
     SHUFFLE_XOR,            // value [0], argument [1], high half [2] -> 32 bits, 64 bits low and high, as i32
     SHUFFLE,                // the same
     SHUFFLE_UP,             // the same
@@ -31,8 +31,8 @@ enum Primitive : u32 {
     CHUNKS,                 // f32 [0..4) -> stored and loaded as f16 (2 words), as bf16 (2 words)
     INTEGERS,               // [0], [1] -> __umulhi, __clz, __popc, min + max of both signs
     FLOATS,                 // f32 [0..3) -> fmaxf, fminf, fmaf, floorf
-    ATOMICS,                // [0] -> sum and maximum over the block, and over the block's threads below 32 in global memory
-    BARRIER_OR,             // [0] -> whether any of the block is not 0
+    ATOMICS,                // [0] -> sum and maximum of the block; of its threads below 32, in global memory
+    BARRIER_OR,             // [0..3) -> whether any of the block is not 0, one barrier each
 };
 
 struct WrappersParams {
@@ -236,7 +236,9 @@ KERNEL(wrappers, WrappersArgs, 64, 1) {
         break;
     }
     case BARRIER_OR:
-        out[0] = __syncthreads_or(int(in[0])) != 0;
+        for (u32 i = 0; i < 3; i++) {
+            out[i] = __syncthreads_or(int(in[i])) != 0;
+        }
         break;
     }
     for (u32 i = 0; i < 4; i++) {
