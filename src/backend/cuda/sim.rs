@@ -17,11 +17,13 @@ use super::{Launch, Text, cache};
 use crate::{Error, Result};
 
 const SHIM: &str = include_str!("../../../cuda/sim/shim.h");
-const RUNTIME: [&str; 4] = [
+const RUNTIME: [&str; 6] = [
     SHIM,
     include_str!("../../../cuda/sim/runtime.h"),
     include_str!("../../../cuda/sim/runtime.cpp"),
     include_str!("../../../cuda/sim/primitives.cpp"),
+    include_str!("../../../cuda/sim/mbarrier.cpp"),
+    include_str!("../../../cuda/sim/wgmma.cpp"),
 ];
 
 /// Bytes of a message of the shim.
