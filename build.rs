@@ -1,4 +1,5 @@
-//! Expands `// #include "common/x.wgsl"` in `shaders/*.wgsl` into one name -> source table. No network, no probing.
+//! Expands `// #include "common/x.wgsl"` in `shaders/*.wgsl`, and the same in `cuda/*.cu`, into one name -> source table
+//! per language. No network, no probing.
 
 use std::{env, fs, path::Path};
 
@@ -10,7 +11,9 @@ fn expand(path: &Path, seen: &mut Vec<String>) -> String {
         if let Some(name) = line.trim().strip_prefix("// #include \"").and_then(|l| l.strip_suffix('"')) {
             if !seen.iter().any(|s| s == name) {
                 seen.push(name.to_string());
-                out += &expand(&path.parent().unwrap_or(Path::new(".")).join(name), seen);
+                // Names count from the language's folder, from wherever they are included.
+                let root = path.ancestors().nth(1 + usize::from(path.parent().is_some_and(|p| p.ends_with("common"))));
+                out += &expand(&root.unwrap_or(Path::new(".")).join(name), seen);
             }
         } else {
             out += line;
@@ -20,20 +23,25 @@ fn expand(path: &Path, seen: &mut Vec<String>) -> String {
     out
 }
 
-fn main() {
-    println!("cargo::rerun-if-changed=shaders");
-    let mut table = String::from("pub(crate) const SHADERS: &[(&str, &str)] = &[\n");
-    let mut files: Vec<_> = fs::read_dir("shaders")
-        .expect("the package carries its shaders")
+fn table(name: &str, folder: &str, extension: &str) {
+    println!("cargo::rerun-if-changed={folder}");
+    let mut table = format!("pub(crate) const {name}: &[(&str, &str)] = &[\n");
+    let mut files: Vec<_> = fs::read_dir(folder)
+        .expect("the package carries its kernels")
         .filter_map(|e| e.ok().map(|e| e.path()))
-        .filter(|p| p.extension().is_some_and(|e| e == "wgsl"))
+        .filter(|p| p.extension().is_some_and(|e| e == extension))
         .collect();
     files.sort();
     for path in files {
-        let stem = path.file_stem().and_then(|s| s.to_str()).expect("shader names are ASCII");
+        let stem = path.file_stem().and_then(|s| s.to_str()).expect("kernel names are ASCII");
         table += &format!("    ({stem:?}, {:?}),\n", expand(&path, &mut Vec::new()));
     }
     table += "];\n";
-    let out = Path::new(&env::var("OUT_DIR").expect("cargo sets OUT_DIR")).join("shaders.rs");
+    let out = Path::new(&env::var("OUT_DIR").expect("cargo sets OUT_DIR")).join(format!("{folder}.rs"));
     fs::write(out, table).expect("OUT_DIR is writable");
+}
+
+fn main() {
+    table("SHADERS", "shaders", "wgsl");
+    table("CUDA", "cuda", "cu");
 }

@@ -60,6 +60,14 @@ pub enum Error {
         /// Why it was not found.
         reason: String,
     },
+    /// No usable CUDA driver, device or compiler.
+    #[error("CUDA is not available: looked for {looked_for}: {reason}")]
+    CudaUnavailable {
+        /// What was looked for.
+        looked_for: String,
+        /// Why it was not found.
+        reason: String,
+    },
     /// A kernel did not compile.
     #[error("kernel {kernel} did not compile ({options}): {log}")]
     Compile {

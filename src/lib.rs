@@ -1,6 +1,6 @@
 #![doc = include_str!("../README.md")]
 // Without a GPU device, what plans lay out for one has no reader.
-#![cfg_attr(not(feature = "webgpu"), allow(dead_code, unused_imports, unused_variables))]
+#![cfg_attr(not(any(feature = "webgpu", feature = "cuda")), allow(dead_code, unused_imports, unused_variables))]
 
 pub mod attention;
 pub(crate) mod backend;
@@ -15,6 +15,11 @@ pub mod sampling;
 mod tensor;
 
 pub use backend::Workspace;
+#[cfg(feature = "cuda")]
+#[doc(hidden)]
+pub use backend::cuda::nvrtc::compile_offline;
+#[cfg(feature = "cuda")]
+pub use cudarc;
 pub use device::Device;
 pub use dtype::{DType, Tolerance};
 pub use error::{Error, Result};

@@ -14,6 +14,8 @@ pub struct Buffer {
 #[derive(Clone)]
 pub(crate) enum Memory {
     Host(Arc<RwLock<Vec<u8>>>),
+    #[cfg(feature = "cuda")]
+    Cuda(Arc<crate::backend::cuda::Block>),
     #[cfg(feature = "webgpu")]
     WebGpu(Arc<crate::backend::webgpu::Gpu>, wgpu::Buffer),
 }
@@ -22,6 +24,8 @@ impl std::fmt::Debug for Buffer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let device = match &self.memory {
             Memory::Host(_) => "reference",
+            #[cfg(feature = "cuda")]
+            Memory::Cuda(_) => "cuda",
             #[cfg(feature = "webgpu")]
             Memory::WebGpu(..) => "webgpu",
         };
@@ -35,6 +39,12 @@ impl Buffer {
         let bytes = bytes.next_multiple_of(16).max(16);
         let memory = match device {
             Device::Reference => Memory::Host(Arc::new(RwLock::new(vec![0; bytes]))),
+            #[cfg(feature = "cuda")]
+            Device::Cuda(gpu) => {
+                let block = crate::backend::cuda::Block::new(gpu, bytes)?;
+                block.clear()?;
+                Memory::Cuda(Arc::new(block))
+            }
             #[cfg(feature = "webgpu")]
             Device::WebGpu(gpu) => Memory::WebGpu(gpu.clone(), gpu.create_buffer(bytes)?),
         };
@@ -66,18 +76,70 @@ impl Buffer {
         }
     }
 
+    /// Wraps a slice of a cudarc stream's memory, which the buffer owns from now on.
+    #[cfg(feature = "cuda")]
+    pub fn from_cuda_slice<T: Send + Sync + 'static>(
+        device: &Device,
+        slice: cudarc::driver::CudaSlice<T>,
+    ) -> Result<Self> {
+        use cudarc::driver::DevicePtr;
+        let bytes = slice.num_bytes();
+        let stream = slice.stream().clone();
+        let address = slice.device_ptr(&stream).0;
+        // SAFETY: the slice owns the range and is kept as its owner.
+        unsafe { Buffer::from_cuda_raw(device, address, bytes, Arc::new(slice)) }
+    }
+
+    /// Wraps device memory that the caller has: a raw `CUdeviceptr` and what keeps it alive.
+    ///
+    /// # Safety
+    /// `address .. address + bytes` is memory of the device's context and stays valid as long as `owner`, which the
+    /// buffer holds. Work of other streams on it is ordered by the caller.
+    #[cfg(feature = "cuda")]
+    pub unsafe fn from_cuda_raw(
+        device: &Device,
+        address: cudarc::driver::sys::CUdeviceptr,
+        bytes: usize,
+        owner: Arc<dyn std::any::Any + Send + Sync>,
+    ) -> Result<Self> {
+        match device {
+            Device::Cuda(gpu) => {
+                // SAFETY: the caller's promise.
+                let block = unsafe { crate::backend::cuda::Block::from_raw(gpu, address, bytes, owner) };
+                Ok(Buffer { memory: Memory::Cuda(Arc::new(block)), bytes })
+            }
+            other => Err(Error::invalid("buffer", "device", "a CUDA device", other)),
+        }
+    }
+
+    /// The device memory behind the handle, which must be of `gpu`'s.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn block(
+        &self,
+        gpu: &Arc<crate::backend::cuda::Gpu>,
+        op: &'static str,
+        argument: &'static str,
+    ) -> Result<&crate::backend::cuda::Block> {
+        match &self.memory {
+            Memory::Cuda(block) if Arc::ptr_eq(block.gpu(), gpu) => Ok(block),
+            _ => Err(Error::invalid(op, argument, "memory of the plan's device", "memory of another device")),
+        }
+    }
+
     /// Size in bytes.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Whether two handles name the same memory.
+    /// Whether two handles name the same memory; on CUDA, whether they have a byte in common.
     pub fn is_same(&self, other: &Buffer) -> bool {
         match (&self.memory, &other.memory) {
             (Memory::Host(a), Memory::Host(b)) => Arc::ptr_eq(a, b),
+            #[cfg(feature = "cuda")]
+            (Memory::Cuda(a), Memory::Cuda(b)) => a.overlaps(b),
             #[cfg(feature = "webgpu")]
             (Memory::WebGpu(_, a), Memory::WebGpu(_, b)) => a == b,
-            #[cfg(feature = "webgpu")]
+            #[cfg(any(feature = "webgpu", feature = "cuda"))]
             _ => false,
         }
     }
@@ -98,6 +160,8 @@ impl Buffer {
                 lock_write(m)[offset..offset + bytes.len()].copy_from_slice(bytes);
                 Ok(())
             }
+            #[cfg(feature = "cuda")]
+            Memory::Cuda(block) => block.write(offset, bytes),
             #[cfg(feature = "webgpu")]
             Memory::WebGpu(gpu, b) => {
                 gpu.write_buffer(b, offset, bytes);
@@ -114,11 +178,13 @@ impl Buffer {
         }
         match (&self.memory, &from.memory) {
             (Memory::Host(to), Memory::Host(from)) => lock_write(to).copy_from_slice(&lock_read(from)),
+            #[cfg(feature = "cuda")]
+            (Memory::Cuda(to), Memory::Cuda(from)) if Arc::ptr_eq(to.gpu(), from.gpu()) => to.copy_from(from)?,
             #[cfg(feature = "webgpu")]
             (Memory::WebGpu(gpu, to), Memory::WebGpu(owner, from)) if Arc::ptr_eq(gpu, owner) => {
                 gpu.copy_buffer(to, from)
             }
-            #[cfg(feature = "webgpu")]
+            #[cfg(any(feature = "webgpu", feature = "cuda"))]
             _ => return Err(Error::invalid("buffer copy", "from", "memory of the same device", format!("{from:?}"))),
         }
         Ok(())
@@ -128,6 +194,8 @@ impl Buffer {
     pub fn read(&self) -> Result<Vec<u8>> {
         match &self.memory {
             Memory::Host(m) => Ok(lock_read(m).clone()),
+            #[cfg(feature = "cuda")]
+            Memory::Cuda(block) => block.read(),
             #[cfg(feature = "webgpu")]
             Memory::WebGpu(gpu, b) => gpu.read_buffer(b),
         }

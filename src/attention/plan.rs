@@ -53,6 +53,8 @@ impl AttentionPlan {
         let tile = Tile::new(device, spec);
         let work = match device {
             Device::Reference => Work::Views(Snapshot::new(problem)?),
+            #[cfg(feature = "cuda")]
+            Device::Cuda(_) => Work::List(WorkList::new(problem, &tile)?),
             #[cfg(feature = "webgpu")]
             Device::WebGpu(_) => Work::List(WorkList::new(problem, &tile)?),
         };

@@ -1,5 +1,7 @@
 //! Contexts, compilation and launches. Nothing here names an operation.
 
+#[cfg(feature = "cuda")]
+pub(crate) mod cuda;
 pub(crate) mod source;
 #[cfg(feature = "webgpu")]
 pub(crate) mod webgpu;

@@ -1,6 +1,9 @@
 //! Kernel sources: embedded at build time, specialised by a header of constants.
 
+#[cfg(feature = "webgpu")]
 include!(concat!(env!("OUT_DIR"), "/shaders.rs"));
+#[cfg(feature = "cuda")]
+include!(concat!(env!("OUT_DIR"), "/cuda.rs"));
 
 use crate::DType;
 
@@ -35,6 +38,7 @@ impl Variant {
     }
 
     /// The complete WGSL text.
+    #[cfg(feature = "webgpu")]
     pub fn wgsl(&self) -> String {
         let mut s = String::new();
         for (name, value) in &self.constants {
@@ -50,7 +54,21 @@ impl Variant {
             s += &format!("fn unpack_{name}(x: {name}_chunk) -> vec4<f32> {{ return unpack_{stem}_chunk(x); }}\n");
             s += &format!("fn pack_{name}(x: vec4<f32>) -> {name}_chunk {{ return pack_{stem}_chunk(x); }}\n");
         }
-        s + shader(self.kernel)
+        s + source(SHADERS, self.kernel)
+    }
+
+    /// The complete CUDA C++ text. Constants are macros, so that `#if` can read them as well; binding `name` has elements
+    /// of type `<name>_t`.
+    #[cfg(feature = "cuda")]
+    pub fn cuda(&self) -> String {
+        let mut s = String::from("struct f16;\nstruct bf16;\ntypedef float f32;\n");
+        for (name, value) in &self.constants {
+            s += &format!("#define {name} {value}\n");
+        }
+        for (name, dtype) in &self.loads {
+            s += &format!("typedef {dtype} {name}_t;\n");
+        }
+        s + source(CUDA, self.kernel)
     }
 
     /// The constants on one line, for messages.
@@ -62,6 +80,7 @@ impl Variant {
 }
 
 /// The expanded source of a kernel. Names are literals of this crate and `tests/layout.rs` checks the files.
-fn shader(name: &str) -> &'static str {
-    SHADERS.iter().find(|(n, _)| *n == name).map_or("", |(_, text)| text)
+#[cfg(any(feature = "webgpu", feature = "cuda"))]
+fn source(table: &'static [(&str, &str)], name: &str) -> &'static str {
+    table.iter().find(|(n, _)| *n == name).map_or("", |(_, text)| text)
 }

@@ -10,6 +10,23 @@ pub struct Workspace {
     plan_id: u64,
     #[cfg(feature = "webgpu")]
     pub(crate) webgpu: Option<GpuWorkspace>,
+    #[cfg(feature = "cuda")]
+    cuda: Option<CudaWorkspace>,
+}
+
+#[cfg(feature = "cuda")]
+struct CudaWorkspace {
+    gpu: std::sync::Arc<super::cuda::Gpu>,
+    tables: super::cuda::Block,
+    scratch: super::cuda::Block,
+}
+
+/// Where a plan's tables (u32 words) and its scratch memory lie.
+#[cfg(feature = "cuda")]
+#[derive(Clone, Copy)]
+pub(crate) struct CudaSpace {
+    pub tables: u64,
+    pub scratch: u64,
 }
 
 #[cfg(feature = "webgpu")]
@@ -32,6 +49,19 @@ impl Workspace {
                 plan_id: 0,
                 #[cfg(feature = "webgpu")]
                 webgpu: None,
+                #[cfg(feature = "cuda")]
+                cuda: None,
+            }),
+            #[cfg(feature = "cuda")]
+            Device::Cuda(gpu) => Ok(Workspace {
+                plan_id: 0,
+                #[cfg(feature = "webgpu")]
+                webgpu: None,
+                cuda: Some(CudaWorkspace {
+                    gpu: gpu.clone(),
+                    tables: super::cuda::Block::new(gpu, 16)?,
+                    scratch: super::cuda::Block::new(gpu, 16)?,
+                }),
             }),
             #[cfg(feature = "webgpu")]
             Device::WebGpu(gpu) => Ok(Workspace {
@@ -43,6 +73,8 @@ impl Workspace {
                     bindings: Default::default(),
                     gpu: gpu.clone(),
                 }),
+                #[cfg(feature = "cuda")]
+                cuda: None,
             }),
         }
     }
@@ -52,6 +84,10 @@ impl Workspace {
         #[cfg(feature = "webgpu")]
         if let Some(w) = &self.webgpu {
             return (w.tables.size() + w.scratch.size()) as usize;
+        }
+        #[cfg(feature = "cuda")]
+        if let Some(w) = &self.cuda {
+            return w.tables.bytes() + w.scratch.bytes();
         }
         0
     }
@@ -85,6 +121,45 @@ impl Workspace {
             self.plan_id = plan_id;
         }
         Ok(w)
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl Workspace {
+    /// As [`Workspace::load`], on a CUDA device. While the stream is being captured nothing can be uploaded: a plan is
+    /// warmed up before.
+    pub(crate) fn load_cuda(
+        &mut self,
+        op: &'static str,
+        gpu: &std::sync::Arc<super::cuda::Gpu>,
+        plan_id: u64,
+        scratch_bytes: usize,
+        tables: impl FnOnce() -> Vec<u32>,
+    ) -> Result<CudaSpace> {
+        use super::cuda::Block;
+        let Some(w) = self.cuda.as_mut().filter(|w| std::sync::Arc::ptr_eq(&w.gpu, gpu)) else {
+            let expected = "one made for the plan's device";
+            return Err(crate::Error::invalid(op, "workspace", expected, "one made for another device"));
+        };
+        if self.plan_id != plan_id {
+            if gpu.is_capturing()? {
+                let expected = "one that was warmed up with this plan before the capture began";
+                return Err(crate::Error::invalid(op, "workspace", expected, "one that holds another plan"));
+            }
+            let tables = tables();
+            let bytes: &[u8] = bytemuck::cast_slice(&tables);
+            // Until everything has succeeded, what the workspace holds is no plan's.
+            self.plan_id = 0;
+            if w.tables.bytes() < bytes.len() {
+                w.tables = Block::new(gpu, (bytes.len() * 3 / 2).next_multiple_of(16))?;
+            }
+            if w.scratch.bytes() < scratch_bytes {
+                w.scratch = Block::new(gpu, scratch_bytes.next_multiple_of(16))?;
+            }
+            w.tables.write(0, bytes)?;
+            self.plan_id = plan_id;
+        }
+        Ok(CudaSpace { tables: w.tables.address(), scratch: w.scratch.address() })
     }
 }
 

@@ -76,6 +76,8 @@ impl KvAppendPlan {
         self.validate(args)?;
         match &self.device {
             Device::Reference => reference::run(self, args),
+            #[cfg(feature = "cuda")]
+            Device::Cuda(_) => Err(crate::Error::unsupported(OP, "a CUDA device", "reference and WebGPU")),
             #[cfg(feature = "webgpu")]
             Device::WebGpu(gpu) => gpu.run(|encoder| super::webgpu::encode(self, gpu, args, workspace, encoder)),
         }
@@ -111,6 +113,8 @@ impl std::fmt::Display for KvAppendPlan {
         write!(f, ", {} pages of {}, {} bytes at least", self.num_pages, self.page_size, self.bytes())?;
         match &self.device {
             Device::Reference => Ok(()),
+            #[cfg(feature = "cuda")]
+            Device::Cuda(_) => Ok(()),
             #[cfg(feature = "webgpu")]
             Device::WebGpu(_) => write!(f, "; 1 launch, {}", super::webgpu::describe(self)),
         }

@@ -12,12 +12,12 @@ use std::sync::{Arc, RwLock};
 /// Lanes of one head; the layer's validation allows no more.
 type Lanes = [f64; 256];
 
-#[cfg_attr(not(feature = "webgpu"), allow(unused_variables))]
+#[cfg_attr(not(any(feature = "webgpu", feature = "cuda")), allow(unused_variables))]
 fn host<'a>(name: &'static str, t: &'a Tensor) -> Result<&'a Arc<RwLock<Vec<u8>>>> {
     match &t.buffer().memory {
         Memory::Host(memory) => Ok(memory),
-        #[cfg(feature = "webgpu")]
-        Memory::WebGpu(..) => Err(Error::invalid(OP, name, "memory of the reference device", "memory of WebGPU")),
+        #[cfg(any(feature = "webgpu", feature = "cuda"))]
+        _ => Err(Error::invalid(OP, name, "memory of the reference device", "memory of another device")),
     }
 }
 

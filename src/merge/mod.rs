@@ -30,6 +30,8 @@ impl MergePlan {
         args.validate(self)?;
         match &self.device {
             Device::Reference => reference::run(self, args),
+            #[cfg(feature = "cuda")]
+            Device::Cuda(_) => Err(crate::Error::unsupported(problem::OP, "a CUDA device", "reference and WebGPU")),
             #[cfg(feature = "webgpu")]
             Device::WebGpu(gpu) => gpu.run(|encoder| webgpu::encode(self, gpu, args, workspace, encoder)),
         }

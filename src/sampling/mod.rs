@@ -114,6 +114,7 @@ impl SamplingOutput {
 }
 
 /// Name and text of every WGSL variant, for the checks of the shaders.
+#[cfg(feature = "webgpu")]
 #[doc(hidden)]
 pub fn shader_variants() -> Vec<(String, String)> {
     let all = crate::DType::ALL.into_iter().flat_map(|d| [false, true].map(|cap| plan::variant(d, cap)));

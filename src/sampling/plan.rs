@@ -92,6 +92,8 @@ impl SamplingPlan {
         self.check(args)?;
         match &self.device {
             Device::Reference => reference::run(self, args),
+            #[cfg(feature = "cuda")]
+            Device::Cuda(_) => Err(Error::unsupported(OP, "a CUDA device", "reference and WebGPU")),
             #[cfg(feature = "webgpu")]
             Device::WebGpu(gpu) => gpu.run(|encoder| super::webgpu::encode(self, gpu, args, workspace, encoder)),
         }

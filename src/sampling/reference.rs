@@ -9,10 +9,8 @@ use crate::tensor::{Memory, lock_read, lock_write};
 pub(super) fn run(plan: &SamplingPlan, args: &SamplingArgs<'_>) -> Result<()> {
     let host = |memory| match memory {
         Memory::Host(m) => Ok(m),
-        #[cfg(feature = "webgpu")]
-        Memory::WebGpu(..) => {
-            Err(crate::Error::invalid(super::OP, "buffers", "memory of the reference", "memory of a WebGPU device"))
-        }
+        #[cfg(any(feature = "webgpu", feature = "cuda"))]
+        _ => Err(crate::Error::invalid(super::OP, "buffers", "memory of the reference", "memory of another device")),
     };
     let (problem, logits) = (&plan.problem, args.logits);
     let source = host(logits.buffer().memory.clone())?;

@@ -8,24 +8,37 @@ use std::sync::OnceLock;
 
 use colatent::{DType, Device, Tensor};
 
-/// Devices under test besides the reference. One GPU device per process. An absent device is a printed skip, and a
-/// failure when `COLATENT_REQUIRE` names it.
+/// Devices under test: the reference and whatever else there is. One device of a kind per process. An absent device is a
+/// printed skip, and a failure when `COLATENT_REQUIRE` names it; `COLATENT_DEVICES` narrows the list.
 pub fn devices() -> &'static [Device] {
     static DEVICES: OnceLock<Vec<Device>> = OnceLock::new();
     DEVICES.get_or_init(|| {
-        let required = std::env::var("COLATENT_REQUIRE").unwrap_or_default();
         let mut found = vec![Device::reference()];
         #[cfg(feature = "webgpu")]
-        match Device::webgpu() {
-            Ok(device) => found.push(device),
-            Err(e) => {
-                assert!(!required.split(',').any(|r| r == "webgpu"), "COLATENT_REQUIRE=webgpu, but {e}");
-                eprintln!("SKIPPED on webgpu: {e}");
-            }
-        }
-        let _ = required;
+        find("webgpu", Device::webgpu, &mut found);
+        #[cfg(feature = "cuda")]
+        find("cuda", Device::cuda, &mut found);
+        #[cfg(feature = "cuda-sim")]
+        find("cuda-sim", Device::cuda_sim, &mut found);
         found
     })
+}
+
+fn find(kind: &str, make: fn() -> colatent::Result<Device>, found: &mut Vec<Device>) {
+    let names = |variable: &str| {
+        let list = std::env::var(variable).ok()?;
+        Some(list.split(',').any(|name| name.trim() == kind))
+    };
+    if names("COLATENT_DEVICES") == Some(false) {
+        return;
+    }
+    match make() {
+        Ok(device) => found.push(device),
+        Err(e) => {
+            assert!(names("COLATENT_REQUIRE") != Some(true), "COLATENT_REQUIRE={kind}, but {e}");
+            eprintln!("SKIPPED on {kind}: {e}");
+        }
+    }
 }
 
 /// A small deterministic generator (SplitMix64), so that a case is a row of numbers.
