@@ -1,5 +1,5 @@
-//! Merging states: parity with the definition, and the laws of the monoid (L1-L7 of the field: split and merge is
-//! whole, identity, fold, shift of lse, bounds, duplicates, one dominant state).
+//! Merging states: parity with the definition, and the laws of the monoid (L2-L4, L6 and L7 of `docs/laws.md`: identity,
+//! fold, shift of lse, duplicates, one dominant state).
 //! Planted and seen red: the kernel's maximum replaced by the last lse (dominant state); the definition skipping the
 //! first state (all but the refusals).
 mod harness;
