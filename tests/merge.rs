@@ -96,7 +96,9 @@ fn merge(case: &Case, device: &Device, states: &States, indptr: &[u32], index: &
         out: &poisoned(device, case.dtype, &[rows, heads, dim]),
         lse: Some(&poisoned(device, DType::F32, &[rows, heads])),
     };
-    plan.run(&args, &mut Workspace::new(device).map_err(fail)?).map_err(fail)?;
+    let mut workspace = Workspace::new(device).map_err(fail)?;
+    plan.warm_up(&mut workspace).map_err(fail)?;
+    plan.run(&args, &mut workspace).map_err(fail)?;
     let lse = args.lse.ok_or("no lse")?.read_f32().map_err(fail)?;
     Ok(States { out: args.out.read_f32().map_err(fail)?, lse })
 }
@@ -130,6 +132,9 @@ fn table_of_cases() {
         Case { rows: vec![3, 2], dim: 256, norm: 1, ..p.clone() },
         Case { rows: vec![3, 0, 2], norm: 2, gate: true, ..p.clone() },
         Case { rows: vec![3, 0, 2], norm: 3, gate: true, sinks: true, ..p.clone() },
+        // More states than a warp has lanes.
+        Case { rows: vec![33, 0, 64, 70], heads: 2, dim: 8, ..p.clone() },
+        Case { rows: vec![40], dim: 136, norm: 3, sinks: true, ..p.clone() },
         // A sink that outweighs the only state, and one beside an empty state.
         Case { rows: vec![1], seed: 11859448427261519355, sinks: true, ..p.clone() },
         Case { rows: vec![1, 1], seed: 13099186157006377564, sinks: true, ..p.clone() },

@@ -289,6 +289,7 @@ fn one_workspace_serves_plans_in_turn() {
         for _ in 0..2 {
             for (case, plan) in cases.iter().zip(&plans) {
                 let out = Buffer::zeros(device, SamplingOutput::bytes(case.rows)).unwrap();
+                plan.warm_up(&mut workspace).unwrap();
                 plan.run(&SamplingArgs { logits: &case.tensor(device), out: &out }, &mut workspace).unwrap();
                 assert_eq!(bits(&SamplingOutput::read(&out, case.rows).unwrap()), bits(&case.run(device)), "{plan}");
             }
