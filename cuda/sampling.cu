@@ -479,7 +479,7 @@ KERNEL(sampling, SamplingArgs, THREADS, 1) {
     exp_sum = warp_sum(lane < WARPS ? shared.sums[0][lane] : 0.0f);
     exp_z_sum = warp_sum(lane < WARPS ? shared.sums[1][lane] : 0.0f);
     if (lane == 0) {
-        const u32 token = row.how.greedy != 0 ? top_id : drawn_id;
+        const u32 token = min(row.how.greedy != 0 ? top_id : drawn_id, params.vocab - 1); // never past the row
         const f32 z = z_of(params, row, to_f32(row.logits[token]));
         const f32 log_sum = natural_log(exp_sum);
         const f32 log_prob = fminf(z - log_sum, 0.0f);

@@ -210,15 +210,20 @@ fn an_empty_state_is_the_identity_bit_for_bit() {
 
 #[test]
 fn one_dominant_state_returns_its_output_exactly() {
-    let case = Case { rows: vec![2], ..PLAIN };
-    let mut states = case.states();
-    states.out = Rng(6).values(2 * case.heads * case.dim);
-    states.lse.fill(0.0);
-    states.lse[..case.heads].fill(1e4);
-    for device in devices() {
-        let got = merge(&case, device, &states, &[0, 2], &[0, 1]).unwrap();
-        assert_eq!(got.out, states.out[..case.heads * case.dim], "{device}");
-        assert_eq!(got.lse, [1e4; 3], "{device}");
+    // The second is past what a warp takes at once.
+    for (n, dominant) in [(2, 0), (50, 40)] {
+        let case = Case { rows: vec![n], ..PLAIN };
+        let (heads, dim) = (case.heads, case.dim);
+        let mut states = case.states();
+        states.out = Rng(6).values(n * heads * dim);
+        states.lse.fill(0.0);
+        states.lse[dominant * heads..(dominant + 1) * heads].fill(1e4);
+        let index: Vec<u32> = (0..n as u32).collect();
+        for device in devices() {
+            let got = merge(&case, device, &states, &[0, n as u32], &index).unwrap();
+            assert_eq!(got.out, states.out[dominant * heads * dim..(dominant + 1) * heads * dim], "{device}");
+            assert_eq!(got.lse, [1e4; 3], "{device}");
+        }
     }
 }
 
