@@ -1,7 +1,10 @@
 //! Merging states: parity with the definition, and the laws of the monoid (L1-L7 of the field: split and merge is
 //! whole, identity, fold, shift of lse, bounds, duplicates, one dominant state).
 //! Planted and seen red: the kernel's maximum replaced by the last lse (dominant state); the definition skipping the
-//! first state (all but the refusals).
+//! first state (all but the refusals). In the CUDA kernel: the maximum of the first 32 states alone (dominant state);
+//! weights of each 32 states relative to their own maximum, without rescaling (dominant state, table, property); an empty
+//! state read (table, property, identity); the second chunk of a lane not stored (table). The same maximum taken where
+//! only some lanes have a state was named by the simulated device: divergence in a shuffle.
 mod harness;
 
 use colatent::layer::{Gate, LayerConstants, LayerSpec, LayerWeights, Norm};
