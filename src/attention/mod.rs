@@ -17,6 +17,7 @@ mod params;
 mod plan;
 mod problem;
 mod reference;
+mod tables;
 #[cfg(feature = "webgpu")]
 mod webgpu;
 mod worklist;
