@@ -54,6 +54,22 @@ impl Device {
         Ok(Device::Cuda(Arc::new(crate::backend::cuda::Gpu::new(ordinal)?)))
     }
 
+    /// The compiler of CUDA kernels with its version: NVRTC, loaded from `COLATENT_NVRTC_DIR`, a toolkit's folder or the
+    /// system's loader.
+    ///
+    /// # Errors
+    /// [`crate::Error::CudaUnavailable`] with where it was looked for.
+    #[cfg(feature = "cuda")]
+    pub fn cuda_compiler() -> Result<String> {
+        crate::backend::cuda::nvrtc::Nvrtc::get().map(|_| crate::backend::cuda::nvrtc::version_name())
+    }
+
+    /// The folder in which compiled CUDA kernels are kept: `COLATENT_CACHE_DIR`, else one in the user's cache folder.
+    #[cfg(feature = "cuda")]
+    pub fn cuda_cache() -> Option<std::path::PathBuf> {
+        crate::backend::cuda::cache::folder()
+    }
+
     /// A stream that the caller has: everything is launched on it.
     #[cfg(feature = "cuda")]
     pub fn from_cuda_stream(stream: Arc<cudarc::driver::CudaStream>) -> Result<Device> {

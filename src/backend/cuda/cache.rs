@@ -27,8 +27,21 @@ pub(crate) fn folder() -> Option<PathBuf> {
 /// The cubin of a variant for `target`.
 pub(super) fn image(variant: &Variant, target: &str) -> Result<Vec<u8>> {
     let (nvrtc, source) = (Nvrtc::get()?, variant.cuda());
-    let key = [nvrtc::version_name().as_str(), target, &nvrtc::OPTIONS.join(" "), &source].join("\n");
-    entry(folder().as_deref(), &key, || Ok(nvrtc.compile(variant.kernel, &source, target)?.cubin))
+    let make = || Ok(nvrtc.compile(variant.kernel, &source, target)?.cubin);
+    entry(folder().as_deref(), &key(&source, target), make)
+}
+
+/// Puts a cubin that was compiled from `source` where [`image`] will find it.
+pub(super) fn keep(folder: Option<&Path>, source: &str, target: &str, cubin: &[u8]) {
+    let key = key(source, target);
+    if let Some(folder) = folder {
+        let _ = store(&folder.join(name(&key)), &seal(&key, cubin));
+    }
+}
+
+/// What was compiled, how and by whom.
+fn key(source: &str, target: &str) -> String {
+    [nvrtc::version_name().as_str(), target, &nvrtc::OPTIONS.join(" "), source].join("\n")
 }
 
 /// The image of `key`: from `folder` if a sound entry is there, else made and kept.

@@ -3,7 +3,7 @@
 //! Two runtimes stand behind it: the driver, and with the feature `cuda-sim` the host, which executes the same kernels
 //! one fiber per thread. What is above this module cannot tell them apart.
 
-mod cache;
+pub(crate) mod cache;
 mod driver;
 mod memory;
 pub(crate) mod nvrtc;

@@ -188,9 +188,11 @@ pub(crate) fn version_name() -> String {
     }
 }
 
-/// Compiles a kernel's text for an architecture without a device: the cubin and the compiler's log.
+/// Compiles a kernel's text for an architecture without a device, and returns the compiler's log. The cubin goes to
+/// `folder`, if there is one, as the cache would keep it.
 #[doc(hidden)]
-pub fn compile_offline(kernel: &str, source: &str, target: &str) -> Result<(Vec<u8>, String)> {
+pub fn compile_offline(kernel: &str, source: &str, target: &str, folder: Option<&std::path::Path>) -> Result<String> {
     let compiled = Nvrtc::get()?.compile(kernel, source, target)?;
-    Ok((compiled.cubin, compiled.log))
+    super::cache::keep(folder, source, target, &compiled.cubin);
+    Ok(compiled.log)
 }

@@ -11,14 +11,19 @@ use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
+use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_LOCAL, RTLD_NOW};
 
 use super::{Launch, cache};
 use crate::backend::source::Variant;
 use crate::{Error, Result};
 
 const SHIM: &str = include_str!("../../../cuda/sim/shim.h");
-const RUNTIME: &str = include_str!("../../../cuda/sim/runtime.cpp");
+const RUNTIME: [&str; 4] = [
+    SHIM,
+    include_str!("../../../cuda/sim/runtime.h"),
+    include_str!("../../../cuda/sim/runtime.cpp"),
+    include_str!("../../../cuda/sim/primitives.cpp"),
+];
 
 /// Bytes of a message of the shim.
 const MESSAGE: usize = 512;
@@ -64,9 +69,17 @@ fn unavailable(reason: impl ToString) -> Error {
     }
 }
 
+/// The runtime as one text: its files in the order in which they include each other.
+fn runtime() -> String {
+    let lines = RUNTIME.iter().flat_map(|text| text.lines());
+    let own = |line: &&str| !line.starts_with("#include \"") && !line.starts_with("#pragma once");
+    let text = lines.filter(own).collect::<Vec<_>>().join("\n");
+    format!("#define COLATENT_SIM_RUNTIME\n{text}\n")
+}
+
 impl Sim {
     pub fn new() -> Result<Self> {
-        let library = compile("runtime", RUNTIME).map_err(|e| match e {
+        let library = compile("runtime", &runtime(), &["-pthread"], RTLD_GLOBAL).map_err(|e| match e {
             Error::Compile { log, .. } => unavailable(log),
             other => other,
         })?;
@@ -106,10 +119,11 @@ impl Sim {
 
     pub fn load(&self, variant: &Variant) -> Result<Function> {
         let source = format!("{SHIM}\n#line 1 \"{}.cu\"\n{}", variant.kernel, variant.cuda());
-        let library = compile(variant.kernel, &source).map_err(|e| match e {
-            Error::Compile { kernel, log, .. } => Error::Compile { kernel, options: variant.options(), log },
-            other => other,
-        })?;
+        let library = compile(variant.kernel, &source, &["-DCOLATENT_SIM", "-fvisibility=hidden"], RTLD_LOCAL)
+            .map_err(|e| match e {
+                Error::Compile { kernel, log, .. } => Error::Compile { kernel, options: variant.options(), log },
+                other => other,
+            })?;
         // SAFETY: the shim's KERNEL macro defines the symbol with this type.
         let entry = unsafe { library.get::<Entry>(b"colatent_launch\0") }.map_err(unavailable)?;
         Ok(Function { entry: *entry, _library: library, source })
@@ -171,24 +185,25 @@ fn layout(bytes: usize) -> Result<Layout> {
 }
 
 /// Compiles C++ to a library, or finds it compiled, and loads it.
-fn compile(name: &str, source: &str) -> Result<Library> {
+fn compile(name: &str, source: &str, options: &[&str], scope: i32) -> Result<Library> {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let compiler = std::env::var("CXX").unwrap_or_else(|_| "g++".into());
     // fmaf() must be one instruction, as it is on a GPU.
     let cpu = if std::arch::is_x86_feature_detected!("fma") { "-march=x86-64-v3" } else { "-march=x86-64" };
-    let options = ["-std=c++17", "-O2", cpu, "-ffp-contract=off", "-fPIC", "-shared", "-DCOLATENT_SIM", "-w"];
+    let common = ["-std=c++17", "-O2", cpu, "-ffp-contract=off", "-fno-strict-aliasing", "-fPIC", "-shared", "-w"];
+    let options = [&common, options].concat();
     let key = format!("{compiler} {}\n{source}", options.join(" "));
     let folder = cache::folder().unwrap_or_else(std::env::temp_dir).join("sim");
     let path = folder.join(format!("{name}-{}.so", cache::name(&key)));
     // SAFETY: the library is one of ours; its initialisers touch nothing but itself.
-    let open = |path: &Path| unsafe { Library::open(Some(path), RTLD_NOW | RTLD_GLOBAL) };
+    let open = |path: &Path| unsafe { Library::open(Some(path), RTLD_NOW | scope) };
     if let Ok(library) = open(&path) {
         return Ok(library);
     }
     std::fs::create_dir_all(&folder).map_err(unavailable)?;
     let scratch = path.with_extension(format!("{}.{}.tmp", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
     let mut child = Command::new(&compiler)
-        .args(options)
+        .args(&options)
         .args(["-x", "c++", "-", "-o"])
         .arg(&scratch)
         .stdin(Stdio::piped())
