@@ -262,7 +262,7 @@ static void prepare_shared(Worker& w) {
     w.shared = static_cast<u8*>(fresh);
     memset(w.shared, 0xFF, bytes);
 #else
-    if (w.shared_capacity < bytes) {
+    if (w.shared == nullptr || w.shared_capacity < bytes) {
         void* fresh = nullptr;
         free(w.shared);
         if (posix_memalign(&fresh, 128, bytes + CANARY_BYTES) != 0) {
