@@ -2,8 +2,8 @@
 // Maths     s = score_scale * dot(q, k) (base 2; with a cap: cap * tanh), per tile of keys: S = Q K^T, m' = max(m, S),
 //           P = exp2(S - m'), O = O * exp2(m - m') + P V, l = l * exp2(m - m') + sum P; then O / l and ln sum.
 // Shapes    q [row, num_q_heads, head dim]; k, v [page, num_kv_heads, page_size, dim];
-//           partial [state, num_q_heads, value dim] f32, then lse [state, num_q_heads] f32.
-// Tables    header [num_items, items, item_rows, runs, pages, shifts, rules, lse, merge header x 4];
+//           partials [state, num_q_heads, value dim] f32, lse [state, num_q_heads] f32.
+// Tables    header [num_items, items, item_rows, runs, pages, shifts, rules, -, merge header x 4];
 //           item     [rows_begin, num_rows, runs_begin, num_runs, pages_begin, first state, 0, 0];
 //           item row [row, slot, slot of token 0, first token seen, end of tokens seen, shift + 1 or 0, gap begin,
 //           gap end]; run [first token, end token, full, span start, span end, rule, first token that any row sees, 0];
@@ -60,6 +60,7 @@ struct AttentionArgs {
     const k_t* k;
     const v_t* v;
     f32* partials;
+    f32* lse;
 };
 
 constexpr f32 LN_2 = 0.6931471805599453f;
@@ -326,7 +327,7 @@ KERNEL(attention, AttentionArgs, THREADS, 2) {
         const f32 inverse = is_empty ? 0.0f : 1.0f / sum;
         const u64 state = u64(item[5] + mine / GROUP) * params.num_q_heads + kv_head * GROUP + mine % GROUP;
         if (lane % 4 == 0) {
-            args.partials[tables[7] + state] = is_empty ? NOTHING : (most[i] + log2f(sum)) * LN_2;
+            args.lse[state] = is_empty ? NOTHING : (most[i] + log2f(sum)) * LN_2;
         }
         f32* place = args.partials + state * VALUE_DIM + lane % 4 * 2;
 #pragma unroll

@@ -40,8 +40,8 @@ struct Shared {
 };
 static_assert(sizeof(Shared) <= SHARED_BYTES, "the host asks for what the kernel uses");
 
-// Chunk `chunk` of row `row` of a tile whose rows have ROW chunks. The lowest bits of the chunk are turned by the row, so
-// that 8 neighbouring rows have a chunk in 8 different places of the 128 bytes that are served at once. Rows and chunks
+// Chunk `chunk` of row `row` of a tile whose rows have ROW chunks. The lowest bits of the chunk are turned by the row,
+// so that 8 neighbouring rows have it in 8 different places of the 128 bytes that are served at once. Rows and chunks
 // that are 8 apart differ by a constant: `rows` and `chunks`, the parts known at compile time, count such steps.
 template <u32 ROW, class Byte> DEVICE Byte* chunk_at(Byte* tile, u32 rows, u32 row, u32 chunks, u32 chunk) {
     static_assert(ROW % 2 == 0, "rows have an even number of chunks");

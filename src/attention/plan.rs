@@ -96,13 +96,19 @@ impl std::fmt::Display for AttentionPlan {
         write!(f, "{OP} on {}: {} rows, layer {}", self.device, self.num_rows, self.spec.name)?;
         match &self.work {
             Work::Views(_) => write!(f, ", by definition"),
-            Work::List(_) => {
+            #[cfg_attr(not(feature = "cuda"), allow(unused_variables))]
+            Work::List(list) => {
                 let (s, t) = (self.stats(), &self.tile);
                 write!(
                     f,
                     ", {} items of up to {} queries x {} keys per tile ({} lanes, chosen for {}), {} tiles ({} unshared), {} partial states",
                     s.items, t.queries, t.keys, t.lanes, t.reason, s.tiles_loaded, s.tiles_unshared, s.partials
-                )
+                )?;
+                match &self.device {
+                    #[cfg(feature = "cuda")]
+                    Device::Cuda(_) => write!(f, "; 2 launches, {}", super::cuda::describe(self, list)),
+                    _ => Ok(()),
+                }
             }
         }
     }

@@ -1,9 +1,7 @@
 //! The work list as one buffer of words, the same for every device, and the scratch memory it fills.
 
-use super::problem::OP;
 use super::worklist::{WorkList, rule_words};
 use crate::layer::LayerSpec;
-use crate::{Error, Result};
 
 /// Words of the table header; see `shaders/attention.wgsl`.
 const HEADER_WORDS: usize = 12;
@@ -11,13 +9,14 @@ const HEADER_WORDS: usize = 12;
 /// First word of the merge's header: the last four of ours.
 pub(crate) const MERGE_HEADER: usize = HEADER_WORDS - 4;
 
-/// Words of scratch memory: the outputs of all partial states, then their lse.
-pub(crate) fn scratch_words(list: &WorkList, spec: &LayerSpec) -> Result<usize> {
-    let words = list.num_partials as usize * spec.num_q_heads * (spec.head_dim_v + 1);
-    if words > u32::MAX as usize {
-        return Err(Error::unsupported(OP, format!("{} partial states", list.num_partials), "2^32 words of them"));
-    }
-    Ok(words)
+/// Words of the partial states' outputs; their lse come behind them.
+pub(crate) fn lse_base(list: &WorkList, spec: &LayerSpec) -> usize {
+    list.num_partials as usize * spec.num_q_heads * spec.head_dim_v
+}
+
+/// Words of scratch memory.
+pub(crate) fn scratch_words(list: &WorkList, spec: &LayerSpec) -> usize {
+    lse_base(list, spec) + list.num_partials as usize * spec.num_q_heads
 }
 
 /// All tables behind the header. Every word but the merge header's numbers is what `shaders/attention.wgsl` names.
@@ -46,7 +45,7 @@ pub(crate) fn words(list: &WorkList, spec: &LayerSpec, num_rows: usize) -> Vec<u
     words.extend(&list.index);
     let items = words.len();
     words.extend(list.items.as_flattened());
-    let lse = list.num_partials as usize * spec.num_q_heads * spec.head_dim_v;
+    let lse = lse_base(list, spec);
     let header = [list.items.len(), items, item_rows, runs, pages, shifts, rules, lse, num_rows, indptr, index, lse];
     for (word, value) in words.iter_mut().zip(header) {
         *word = value as u32;

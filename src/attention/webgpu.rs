@@ -77,7 +77,10 @@ pub(super) fn encode(
         return Err(Error::invalid(OP, "plan", "one made for WebGPU", "one made for the reference"));
     };
     let spec = &plan.spec;
-    let scratch = tables::scratch_words(list, spec)?;
+    let scratch = tables::scratch_words(list, spec);
+    if scratch > u32::MAX as usize {
+        return Err(Error::unsupported(OP, format!("{} partial states", list.num_partials), "2^32 words of them"));
+    }
     let q: [u32; 3] = chunks(OP, "q", args.q)?;
     let k: [u32; 4] = chunks(OP, "k", args.k)?;
     let v: [u32; 4] = chunks(OP, "v", args.v)?;

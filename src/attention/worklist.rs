@@ -41,6 +41,8 @@ impl Tile {
             Device::WebGpu(gpu) if gpu.is_software() && spec.head_dim_v <= 64 => tile(32, true, "a software driver"),
             #[cfg(feature = "webgpu")]
             Device::WebGpu(gpu) if gpu.is_software() => tile(64, true, "a software driver, wide heads"),
+            #[cfg(feature = "cuda")]
+            Device::Cuda(_) => super::cuda::tile(spec),
             // Few registers per lane and many lanes. Not yet measured on hardware.
             _ => tile(128, false, "a GPU"),
         }
