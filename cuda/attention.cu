@@ -70,7 +70,7 @@ constexpr f32 NOTHING = -1e30f;
 // tanh without overflow: beyond 15 it is 1 to f32. A NaN stays one.
 DEVICE f32 capped(f32 x) {
     const f32 near = x > 15.0f ? 15.0f : x < -15.0f ? -15.0f : x;
-    return 1.0f - 2.0f / (exp2_approx(near * 2.8853900817779268f) + 1.0f);
+    return fmaf(-2.0f, reciprocal_approx(exp2_approx(near * 2.8853900817779268f) + 1.0f), 1.0f);
 }
 
 // Lane `lane` of q turned back by the entry's position shift: R(-shift) q. `turns`: cosine and sine per pair of lanes.
@@ -126,14 +126,27 @@ DEVICE Sight sight_of(const u32* tables, u32 rows, u32 num_queries, u32 query, c
             const Slots slots = seen_slots(tables + tables[6] + run[5] * 8, i32(row[1]), span);
             begin = max(u32(max(slots.begin - base, 0)), row[3]);
             end = min(min(u32(max(slots.end - base, 0)), row[4]), end);
-            // Slots may be anything; tokens count modulo 2^32.
-            sight.gap_first[i] = row[6] - row[2];
-            sight.gap_count[i] = row[7] - row[6];
         }
         sight.first[i] = begin;
         sight.count[i] = begin < end ? end - begin : 0;
     }
     return sight;
+}
+
+// What queries `query` and `query + 8` do not see of the segment. Not kept with the sight: registers are scarce, and
+// gaps rare.
+DEVICE Gap gap_of(const u32* tables, u32 rows, u32 num_queries, u32 query) {
+    Gap gap = {};
+#pragma unroll
+    for (u32 i = 0; HAS_GAP && i < 2; i++) {
+        if (query + i * 8 < num_queries) {
+            // Slots may be anything; tokens count modulo 2^32.
+            const u32* row = tables + rows + (query + i * 8) / GROUP * 8;
+            gap.first[i] = row[6] - row[2];
+            gap.count[i] = row[7] - row[6];
+        }
+    }
+    return gap;
 }
 
 // Scores to base 2, capped. Rounded by an instruction of its own: a product that one path fuses with what follows and
@@ -152,13 +165,14 @@ DEVICE void scale(f32 (&s)[KEY_TILES][4], const AttentionParams& params) {
 }
 
 // Marks what the thread's queries do not see.
-DEVICE void mask(f32 (&s)[KEY_TILES][4], const Sight& sight, u32 token) {
+DEVICE void mask(f32 (&s)[KEY_TILES][4], u32 token, const u32 (&first)[2], const u32 (&count)[2], bool is_seen) {
 #pragma unroll
     for (u32 n = 0; n < KEY_TILES; n++) {
 #pragma unroll
         for (u32 e = 0; e < 4; e++) {
-            const bool is_seen = sees(sight, e / 2, token + n * 8 + threadIdx.x % 4 * 2 + e % 2);
-            s[n][e] = is_seen ? s[n][e] : NOTHING;
+            const u32 key = token + n * 8 + threadIdx.x % 4 * 2 + e % 2;
+            const bool is_in = key - first[e / 2] < count[e / 2];
+            s[n][e] = is_in == is_seen ? s[n][e] : NOTHING;
         }
     }
 }
@@ -207,9 +221,8 @@ KERNEL(attention, AttentionArgs, THREADS, 2) {
     const u32 first_run = tables[3] + item[2] * 8;
     const u32 last_run = first_run + item[3] * 8;
     const u32 pages = tables[4] + item[4];
-    const u32 lane = threadIdx.x % 32, first_query = threadIdx.x / 32 * WARP_QUERIES;
-    const u32 query = first_query + lane / 4;
-    const bool is_busy = first_query < num_queries;
+    const u32 lane = threadIdx.x % 32, query = query_of(threadIdx.x);
+    const bool is_busy = threadIdx.x / 32 * WARP_QUERIES < num_queries;
 
     // -- queries
     load_queries(shared, args, rows, num_queries, kv_head);
@@ -232,19 +245,20 @@ KERNEL(attention, AttentionArgs, THREADS, 2) {
         }
 
         // -- the first tile is on its way
-        Cursor cursor = {first_run, tables[first_run], 0};
-        find_places(shared, cursor, last_run, args, pages, kv_head);
+        Cursor cursor = {first_run, tables[first_run]};
+        find_places(shared, 0, cursor, last_run, args, pages, kv_head);
         if (STAGES == 2) {
             __syncthreads();
             load_tile(shared, 0, args);
-            find_places(shared, cursor, last_run, args, pages, kv_head);
+            advance(cursor, last_run, args);
+            find_places(shared, 1, cursor, last_run, args, pages, kv_head);
         }
 
         u32 tile = 0;
         for (u32 run = first_run; run != last_run; run += 8) {
             const u32 run_end = tables[run + 1];
             const bool is_full = tables[run + 2] != 0;
-            const Sight sight = sight_of(tables, rows, num_queries, query, tables + run);
+            const Sight sight = sight_of(tables, rows, num_queries, query_of(thread_of_tile()), tables + run);
             for (u32 token = tables[run]; token < run_end; token += KEYS, tile++) {
                 // -- load: behind the barrier the tile is there, and nobody reads the one before it
                 if (STAGES == 1) {
@@ -253,10 +267,15 @@ KERNEL(attention, AttentionArgs, THREADS, 2) {
                 }
                 copy_async_wait<0>();
                 __syncthreads();
-                if (STAGES == 2 && tile + 1 < cursor.count) {
-                    load_tile(shared, tile + 1, args);
+                Cursor next = {run, token};
+                advance(next, last_run, args);
+                if (STAGES == 2) {
+                    if (next.run != last_run) {
+                        load_tile(shared, tile + 1, args);
+                    }
+                    advance(next, last_run, args);
                 }
-                find_places(shared, cursor, last_run, args, pages, kv_head);
+                find_places(shared, tile + STAGES, next, last_run, args, pages, kv_head);
 
                 // -- score, mask, softmax, rescale
                 f32 s[KEY_TILES][4];
@@ -264,7 +283,11 @@ KERNEL(attention, AttentionArgs, THREADS, 2) {
                     scores(s, shared, tile % STAGES, is_exact);
                     scale(s, params);
                     if (!is_full || token + KEYS > run_end) {
-                        mask(s, sight, token);
+                        mask(s, token, sight.first, sight.count, true);
+                        if (HAS_GAP) {
+                            const Gap gap = gap_of(tables, rows, num_queries, query_of(thread_of_tile()));
+                            mask(s, token, gap.first, gap.count, false);
+                        }
                     }
                     f32 shrink[2];
                     weigh(s, most, total, shrink);
@@ -282,7 +305,8 @@ KERNEL(attention, AttentionArgs, THREADS, 2) {
                 // -- accumulate
                 if (is_careful) {
                     if (is_busy) {
-                        add_unbounded(out, sight, token, shared, tile % STAGES);
+                        const Gap gap = gap_of(tables, rows, num_queries, query);
+                        add_unbounded(out, sight, gap, token, shared, tile % STAGES);
                     }
                     __syncthreads();
                     clear_unbounded(shared, tile % STAGES);

@@ -50,50 +50,61 @@ template <u32 ROW, class Byte> DEVICE Byte* chunk_at(Byte* tile, u32 rows, u32 r
     return tile + (row * ROW + turned) * 16 + (rows * ROW + chunks) * 128;
 }
 
-// Which tile of keys comes next, in the order of the item's runs. `run` is a word of the tables.
+// The thread's number, which the compiler does not know to be the same in every tile: what is computed from it stays
+// where it is used, instead of being kept in registers over the whole loop, a hundred addresses and more.
+DEVICE u32 thread_of_tile() {
+    u32 thread = threadIdx.x;
+#ifndef COLATENT_SIM
+    asm volatile("" : "+r"(thread));
+#endif
+    return thread;
+}
+
+// The first query of the thread; the other is 8 behind it.
+DEVICE u32 query_of(u32 thread) {
+    return thread / 32 * WARP_QUERIES + thread % 32 / 4;
+}
+
+// A tile of keys among an item's: its run, a word of the tables, and its first token.
 struct Cursor {
     u32 run, token;
-    // Tiles passed.
-    u32 count;
 };
 
-// Finds where the keys of the cursor's tile lie and moves on; `pages` is a word of the tables. Places are there after a
-// barrier.
+// The tile behind it, or the item's last run.
+template <class Args> DEVICE void advance(Cursor& cursor, u32 last_run, const Args& args) {
+    cursor.token += KEYS;
+    if (cursor.run != last_run && cursor.token >= args.tables[cursor.run + 1]) {
+        cursor.run += 8;
+        cursor.token = cursor.run == last_run ? 0 : args.tables[cursor.run];
+    }
+}
+
+// Finds where the keys of tile number `tile` lie, if there is one; `pages` is a word of the tables. Places are there
+// after a barrier.
 template <class Args>
-DEVICE void find_places(Shared& shared, Cursor& cursor, u32 last_run, const Args& args, u32 pages, u32 kv_head) {
-    if (cursor.run == last_run) {
+DEVICE void find_places(Shared& shared, u32 tile, Cursor cursor, u32 last_run, const Args& args, u32 pages,
+                        u32 kv_head) {
+    if (cursor.run == last_run || threadIdx.x >= KEYS) {
         return;
     }
     const auto& params = args.params;
     const u32* run = args.tables + cursor.run;
-    if (threadIdx.x < KEYS) {
-        const u32 token = cursor.token + threadIdx.x;
-        u64 key_place = NOWHERE, value_place = NOWHERE;
-        // From the first token that any row sees.
-        if (token >= run[6] && token < run[1]) {
-            const u64 page = args.tables[pages + token / params.page_size], slot = token % params.page_size;
-            key_place = page * params.k_page_stride + slot * params.k_token_stride +
-                        u64(kv_head) * params.k_head_stride;
-            value_place = page * params.v_page_stride + slot * params.v_token_stride +
-                          u64(kv_head) * params.v_head_stride;
-        }
-        shared.key_places[cursor.count % 2][threadIdx.x] = key_place;
-        shared.value_places[cursor.count % 2][threadIdx.x] = value_place;
+    const u32 token = cursor.token + threadIdx.x;
+    u64 key_place = NOWHERE, value_place = NOWHERE;
+    // From the first token that any row sees.
+    if (token >= run[6] && token < run[1]) {
+        const u64 page = args.tables[pages + token / params.page_size], slot = token % params.page_size;
+        key_place = page * params.k_page_stride + slot * params.k_token_stride + u64(kv_head) * params.k_head_stride;
+        value_place = page * params.v_page_stride + slot * params.v_token_stride + u64(kv_head) * params.v_head_stride;
     }
-    cursor.count++;
-    cursor.token += KEYS;
-    if (cursor.token >= run[1]) {
-        cursor.run += 8;
-        if (cursor.run != last_run) {
-            cursor.token = args.tables[cursor.run];
-        }
-    }
+    shared.key_places[tile % 2][threadIdx.x] = key_place;
+    shared.value_places[tile % 2][threadIdx.x] = value_place;
 }
 
 // Starts the copy of what the places say, CHUNKS chunks of 16 bytes of each key, into rows of ROW chunks. 8 lanes share
 // a key: 128 neighbouring bytes at a time.
 template <u32 CHUNKS, u32 ROW, class T> DEVICE void load_rows(u8* rows, const T* pages, const u64* places) {
-    const u32 first_key = threadIdx.x / 8, first_chunk = threadIdx.x % 8;
+    const u32 thread = thread_of_tile(), first_key = thread / 8, first_chunk = thread % 8;
 #pragma unroll
     for (u32 key = 0; key < KEYS; key += THREADS / 8) {
         const u64 place = places[first_key + key];
@@ -117,14 +128,19 @@ template <class Args> DEVICE void load_tile(Shared& shared, u32 tile, const Args
     copy_async_commit();
 }
 
-// What the two queries of a thread see of a run: `count` tokens from `first`, without `gap_count` from `gap_first`.
+// What the two queries of a thread see of a run: `count` tokens from `first`.
 struct Sight {
-    u32 first[2], count[2], gap_first[2], gap_count[2];
+    u32 first[2], count[2];
 };
 
-DEVICE bool sees(const Sight& sight, u32 query, u32 token) {
+// What they do not see all the same: `count` tokens from `first`.
+struct Gap {
+    u32 first[2], count[2];
+};
+
+DEVICE bool sees(const Sight& sight, const Gap& gap, u32 query, u32 token) {
     const bool is_in_run = token - sight.first[query] < sight.count[query];
-    return is_in_run && !(HAS_GAP && token - sight.gap_first[query] < sight.gap_count[query]);
+    return is_in_run && !(HAS_GAP && token - gap.first[query] < gap.count[query]);
 }
 
 // Two neighbouring lanes of a value.
@@ -143,10 +159,10 @@ template <class T> DEVICE Pair load_pair(const T* base) {
 }
 
 // This thread's lanes in group `n` of 8 lanes of the value of key 8 * keys + key.
-DEVICE Pair value_pair(const u8* values, u32 keys, u32 key, u32 n) {
+DEVICE Pair value_pair(const u8* values, u32 keys, u32 key, u32 n, u32 lane) {
     // 8 lanes are one chunk of 16-bit elements, two of f32.
     constexpr u32 IN_8 = sizeof(v_t) / 2;
-    const u32 pair = threadIdx.x % 4;
+    const u32 pair = lane % 4;
     const u8* place = chunk_at<VALUE_ROW>(values, keys, key, n * IN_8 / 8, n * IN_8 % 8 + pair * IN_8 / 4);
     return load_pair(reinterpret_cast<const v_t*>(place) + pair % (4 / IN_8) * 2);
 }
@@ -158,13 +174,15 @@ DEVICE bool is_unbounded(f32 x) {
 }
 
 // Adds what is NaN or infinite, and nothing else, to the outputs of the queries that see it.
-DEVICE void add_unbounded(f32 (&o)[VALUE_TILES][4], const Sight& sight, u32 token, const Shared& shared, u32 stage) {
+DEVICE void add_unbounded(f32 (&o)[VALUE_TILES][4], const Sight& sight, const Gap& gap, u32 token,
+                          const Shared& shared, u32 stage) {
+    const u32 lane = thread_of_tile() % 32;
 #pragma unroll 1
     for (u32 key = 0; key < KEYS; key++) {
-        const bool is_seen[2] = {sees(sight, 0, token + key), sees(sight, 1, token + key)};
+        const bool is_seen[2] = {sees(sight, gap, 0, token + key), sees(sight, gap, 1, token + key)};
 #pragma unroll
         for (u32 n = 0; n < VALUE_TILES; n++) {
-            const Pair v = value_pair(shared.values[stage], 0, key, n);
+            const Pair v = value_pair(shared.values[stage], 0, key, n, lane);
 #pragma unroll
             for (u32 e = 0; e < 4; e++) {
                 const f32 x = e % 2 == 0 ? v.x : v.y;

@@ -31,30 +31,27 @@ DEVICE void clear_padding(Shared& shared) {
 
 // s = Q K^T. `is_exact`: the second part of the warp's queries is zero.
 DEVICE void scores(f32 (&s)[KEY_TILES][4], const Shared& shared, u32 stage, bool is_exact) {
-    const u32 lane = threadIdx.x % 32, query = threadIdx.x / 32 * WARP_QUERIES + lane % 16;
+    const u32 thread = thread_of_tile(), lane = thread % 32, query = thread / 32 * WARP_QUERIES + lane % 16;
     const u8* keys = shared.keys[stage];
 #pragma unroll
     for (u32 n = 0; n < KEY_TILES; n++) {
         s[n][0] = s[n][1] = s[n][2] = s[n][3] = 0.0f;
     }
+#pragma unroll 1
+    for (u32 part = 0; part < (is_exact ? 1 : QUERY_PARTS); part++) {
+        const u8* queries = shared.queries + part * QUERY_PART;
 #pragma unroll
-    for (u32 step = 0; step < PADDED_DIM / 16; step++) {
-        const u32 chunk = step % 4 * 2;
-        const u8* place = chunk_at<QUERY_ROW>(shared.queries, 0, query, step / 4, chunk + lane / 16);
-        u32 high[4], low[4];
-        load_matrix_x4(high, place);
-        if (QUERY_PARTS == 2 && !is_exact) {
-            load_matrix_x4(low, place + (QUERY_PARTS - 1) * QUERY_PART);
-        }
+        for (u32 step = 0; step < PADDED_DIM / 16; step++) {
+            // 8 chunks are 4 steps.
+            const u32 chunks = step / 4, chunk = step % 4 * 2;
+            u32 q[4];
+            load_matrix_x4(q, chunk_at<QUERY_ROW>(queries, 0, query, chunks, chunk + lane / 16));
 #pragma unroll
-        for (u32 n = 0; n < KEY_TILES; n += 2) {
-            u32 k[4];
-            load_matrix_x4(k, chunk_at<KEY_ROW>(keys, n, lane % 8 + lane / 16 * 8, step / 4, chunk + lane / 8 % 2));
-            mma_16x8x16(q_t{}, s[n], high, k[0], k[1]);
-            mma_16x8x16(q_t{}, s[n + 1], high, k[2], k[3]);
-            if (QUERY_PARTS == 2 && !is_exact) {
-                mma_16x8x16(q_t{}, s[n], low, k[0], k[1]);
-                mma_16x8x16(q_t{}, s[n + 1], low, k[2], k[3]);
+            for (u32 n = 0; n < KEY_TILES; n += 2) {
+                u32 k[4];
+                load_matrix_x4(k, chunk_at<KEY_ROW>(keys, n, lane % 8 + lane / 16 * 8, chunks, chunk + lane / 8 % 2));
+                mma_16x8x16(q_t{}, s[n], q, k[0], k[1]);
+                mma_16x8x16(q_t{}, s[n + 1], q, k[2], k[3]);
             }
         }
     }
@@ -62,7 +59,7 @@ DEVICE void scores(f32 (&s)[KEY_TILES][4], const Shared& shared, u32 stage, bool
 
 // o += P V.
 DEVICE void accumulate(f32 (&o)[VALUE_TILES][4], const f32 (&p)[KEY_TILES][4], const Shared& shared, u32 stage) {
-    const u32 lane = threadIdx.x % 32;
+    const u32 lane = thread_of_tile() % 32;
     const u8* values = shared.values[stage];
 #pragma unroll
     for (u32 j = 0; j < KEYS / 16; j++) {

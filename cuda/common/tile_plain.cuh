@@ -14,7 +14,7 @@ DEVICE void clear_padding(Shared&) {}
 DEVICE void scores(f32 (&s)[KEY_TILES][4], const Shared& shared, u32 stage, bool) {
     // Chunks of 4 elements in 16 bytes.
     constexpr u32 IN_16 = 4 / sizeof(k_t);
-    const u32 lane = threadIdx.x % 32, query = threadIdx.x / 32 * WARP_QUERIES + lane / 4;
+    const u32 thread = thread_of_tile(), lane = thread % 32, query = query_of(thread);
     const u8* keys = shared.keys[stage];
 #pragma unroll
     for (u32 n = 0; n < KEY_TILES; n++) {
@@ -46,7 +46,7 @@ DEVICE void scores(f32 (&s)[KEY_TILES][4], const Shared& shared, u32 stage, bool
 
 // o += P V, the keys in order.
 DEVICE void accumulate(f32 (&o)[VALUE_TILES][4], const f32 (&p)[KEY_TILES][4], const Shared& shared, u32 stage) {
-    const u32 lane = threadIdx.x % 32;
+    const u32 lane = thread_of_tile() % 32;
     const u8* values = shared.values[stage];
 #pragma unroll
     for (u32 n = 0; n < KEY_TILES; n++) {
@@ -58,7 +58,7 @@ DEVICE void accumulate(f32 (&o)[VALUE_TILES][4], const f32 (&p)[KEY_TILES][4], c
                 const f32 other = shuffle(p[n][2 + e], lane / 4 * 4 + pair);
 #pragma unroll
                 for (u32 m = 0; m < VALUE_TILES; m++) {
-                    const Pair v = value_pair(values, n, pair * 2 + e, m);
+                    const Pair v = value_pair(values, n, pair * 2 + e, m, lane);
                     o[m][0] = fmaf(weight, v.x, o[m][0]);
                     o[m][1] = fmaf(weight, v.y, o[m][1]);
                     o[m][2] = fmaf(other, v.x, o[m][2]);

@@ -82,6 +82,12 @@ static inline f32 __uint_as_float(u32 x) {
     return __builtin_bit_cast(f32, x);
 }
 
+static inline f32 reciprocal_approx(f32 x) {
+    const f32 smallest = 0x1p-126f;
+    const f32 y = 1.0f / (fabsf(x) < smallest ? 0.0f * x : x);
+    return fabsf(y) < smallest ? 0.0f * y : y;
+}
+
 static inline f32 f16_to_f32(u16 bits) {
     const u32 sign = u32(bits & 0x8000) << 16, magnitude = bits & 0x7fff;
     if (magnitude >= 0x7c00) { // infinity, NaN
