@@ -13,8 +13,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_LOCAL, RTLD_NOW};
 
-use super::{Launch, cache};
-use crate::backend::source::Variant;
+use super::{Launch, Text, cache};
 use crate::{Error, Result};
 
 const SHIM: &str = include_str!("../../../cuda/sim/shim.h");
@@ -117,13 +116,13 @@ impl Sim {
         }
     }
 
-    pub fn load(&self, variant: &Variant) -> Result<Function> {
-        let source = format!("{SHIM}\n#line 1 \"{}.cu\"\n{}", variant.kernel, variant.cuda());
-        let library = compile(variant.kernel, &source, &["-DCOLATENT_SIM", "-fvisibility=hidden"], RTLD_LOCAL)
-            .map_err(|e| match e {
-                Error::Compile { kernel, log, .. } => Error::Compile { kernel, options: variant.options(), log },
-                other => other,
-            })?;
+    pub fn load(&self, text: &Text) -> Result<Function> {
+        let source = format!("{SHIM}\n#line 1 \"{}.cu\"\n{}", text.kernel, text.source);
+        let library = compile(text.kernel, &source, &["-DCOLATENT_SIM", "-fvisibility=hidden"], RTLD_LOCAL);
+        let library = library.map_err(|e| match e {
+            Error::Compile { kernel, log, .. } => Error::Compile { kernel, options: text.options.clone(), log },
+            other => other,
+        })?;
         // SAFETY: the shim's KERNEL macro defines the symbol with this type.
         let entry = unsafe { library.get::<Entry>(b"colatent_launch\0") }.map_err(unavailable)?;
         Ok(Function { entry: *entry, _library: library, source })
