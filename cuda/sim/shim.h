@@ -82,12 +82,6 @@ static inline f32 __uint_as_float(u32 x) {
     return __builtin_bit_cast(f32, x);
 }
 
-static inline f32 reciprocal_approx(f32 x) {
-    const f32 smallest = 0x1p-126f;
-    const f32 y = 1.0f / (fabsf(x) < smallest ? 0.0f * x : x);
-    return fabsf(y) < smallest ? 0.0f * y : y;
-}
-
 // Without a branch, so that loops over it are vectorised. The exponent's bias is 112 more in f32; the product is exact,
 // for subnormals too.
 static inline f32 f16_to_f32(u16 bits) {
@@ -187,6 +181,12 @@ static inline f32 exp2_approx(f32 x) {
     const f32 smallest = 0x1p-126f;
     const f32 y = exp2f(fabsf(x) < smallest ? 0.0f : x);
     return y < smallest ? 0.0f : y;
+}
+
+static inline f32 reciprocal_approx(f32 x) {
+    const f32 smallest = 0x1p-126f;
+    const f32 y = 1.0f / (fabsf(x) < smallest ? 0.0f * x : x);
+    return fabsf(y) < smallest ? 0.0f * y : y;
 }
 
 static inline u16 f32_to_f16(f32 x) {
