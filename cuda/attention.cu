@@ -138,15 +138,7 @@ KERNEL(attention, AttentionArgs, THREADS, 2) {
                     }
                     f32 shrink[2];
                     weigh(s, most, total, shrink);
-                    if (warp_any(shrink[0] != 1.0f || shrink[1] != 1.0f)) {
-#pragma unroll
-                        for (u32 n = 0; n < VALUE_TILES; n++) {
-#pragma unroll
-                            for (u32 e = 0; e < 4; e++) {
-                                out[n][e] *= shrink[e / 2];
-                            }
-                        }
-                    }
+                    rescale(out, shrink);
                 }
 
                 // -- accumulate

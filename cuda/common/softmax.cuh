@@ -69,3 +69,16 @@ DEVICE void weigh(f32 (&s)[KEY_TILES][4], f32 (&most)[2], f32 (&total)[2], f32 (
         most[i] = grown;
     }
 }
+
+// Earlier sums under the new maximum. Nothing to do for a warp whose maxima stand.
+DEVICE void rescale(f32 (&out)[VALUE_TILES][4], const f32 (&shrink)[2]) {
+    if (warp_any(shrink[0] != 1.0f || shrink[1] != 1.0f)) {
+#pragma unroll
+        for (u32 n = 0; n < VALUE_TILES; n++) {
+#pragma unroll
+            for (u32 e = 0; e < 4; e++) {
+                out[n][e] *= shrink[e / 2];
+            }
+        }
+    }
+}

@@ -15,11 +15,20 @@
 //             from SWIZZLE / 2 columns to the next.
 // A step along k inside of an atom is one of the address: 32 bytes for 16 k.
 
-// What a product is told of an operand in shared memory.
+// What a product is told of an operand in shared memory. `bytes` further on is wgmma_step(operand, bytes): an operand is
+// put together where it is used, as a compiler would rather keep those of a whole loop in registers, and has none left.
 template <u32 SWIZZLE> DEVICE u64 wgmma_operand(u32 address, u32 leading, u32 stride) {
     static_assert(SWIZZLE == 128 || SWIZZLE == 64 || SWIZZLE == 32, "rows of an atom in bytes");
     constexpr u64 LAYOUT = SWIZZLE == 128 ? 1 : SWIZZLE == 64 ? 2 : 3;
-    return u64((address & 0x3ffff) >> 4) | u64(leading >> 4) << 16 | u64(stride >> 4) << 32 | LAYOUT << 62;
+    u32 place = (address & 0x3ffff) >> 4;
+#ifndef COLATENT_SIM
+    asm volatile("" : "+r"(place));
+#endif
+    return u64(place) | u64(leading >> 4) << 16 | u64(stride >> 4) << 32 | LAYOUT << 62;
+}
+
+DEVICE u64 wgmma_step(u64 operand, u32 bytes) {
+    return operand + (bytes >> 4);
 }
 
 #ifndef COLATENT_SIM
