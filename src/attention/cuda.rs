@@ -49,12 +49,14 @@ fn uses_matrix_units(spec: &LayerSpec) -> bool {
     spec.dtype == spec.kv_dtype && spec.dtype != DType::F32
 }
 
-/// The rows of the table of tiles. Splits are 512 keys. Not yet measured on hardware.
+/// The rows of the table of tiles, as wide as registers allow without a spill. Splits are 512 keys. Not yet measured on
+/// hardware.
 pub(super) fn tile(spec: &LayerSpec) -> Tile {
     let is_wide = spec.head_dim.max(spec.head_dim_v) > 128;
     let (keys, reason) = match (uses_matrix_units(spec), is_wide) {
         (true, false) => (64, "16-bit q and KV of one type, in matrix units"),
-        (true, true) => (32, "16-bit q and KV of one type, in matrix units, heads above 128"),
+        (true, true) if spec.head_dim_v <= 192 => (32, "16-bit q and KV of one type, in matrix units, heads above 128"),
+        (true, true) => (16, "16-bit q and KV of one type, in matrix units, values above 192"),
         (false, false) => (32, "f32 or mixed types"),
         (false, true) => (16, "f32 or mixed types, heads above 128"),
     };
