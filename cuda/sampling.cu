@@ -273,6 +273,7 @@ DEVICE void choose_bin(Shared& shared, u64 above, bool is_first_by_mass, u32 top
         need = share_of(total, top_p);
     }
     u64 larger = above + reach - own;
+#pragma unroll 1
     for (u32 i = OWN; i-- > 0;) {
         const u64 with = larger + shared.weights[OWN * lane + i];
         if (larger < need && with >= need) { // at most one bin of one lane
@@ -293,6 +294,7 @@ DEVICE u32 threshold(const SamplingParams& params, const Row& row, Shared& share
     u32 known = 0; // the bits of prefix that are settled
     u64 above = 0;
     u64 need = row.how.top_k;
+#pragma unroll 1
     for (u32 round = 0; round < ROUNDS; round++) {
         const u32 shift = 24 - 8 * round;
         __syncthreads(); // the last round's numbers may still be read
@@ -331,6 +333,7 @@ DEVICE u32 threshold(const SamplingParams& params, const Row& row, Shared& share
         __syncthreads();
         for (u32 bin = threadIdx.x; bin < BINS; bin += THREADS) {
             u64 weight = u64(shared.weight_high[bin]) << 32;
+#pragma unroll 4
             for (u32 i = 0; i < 32; i++) {
                 weight += shared.weight_low[bin][(bin + i) % 32]; // each thread another bank
             }
@@ -476,7 +479,7 @@ KERNEL(sampling, SamplingArgs, THREADS, 1) {
     exp_sum = warp_sum(lane < WARPS ? shared.sums[0][lane] : 0.0f);
     exp_z_sum = warp_sum(lane < WARPS ? shared.sums[1][lane] : 0.0f);
     if (lane == 0) {
-        const u32 token = row.how.greedy != 0 ? top_id : drawn_id;
+        const u32 token = min(row.how.greedy != 0 ? top_id : drawn_id, params.vocab - 1); // never past the row
         const f32 z = z_of(params, row, to_f32(row.logits[token]));
         const f32 log_sum = natural_log(exp_sum);
         const f32 log_prob = fminf(z - log_sum, 0.0f);

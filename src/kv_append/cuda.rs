@@ -69,16 +69,15 @@ fn variant_of(plan: &KvAppendPlan) -> Variant {
     variant(dims(plan), plan.heads(), Rotation::of(s.rope.as_ref()), s.dtype, s.kv_dtype)
 }
 
-/// Every rotation at some head dims and storages.
+/// Every rotation at some head dims; storages take turns.
 pub(super) fn variants() -> Vec<(String, String)> {
     use DType::{BF16, F16, F32};
+    let mut storages = [(F32, F32), (F16, BF16), (BF16, F16), (BF16, F32)].into_iter().cycle();
     let mut all = Vec::new();
     for (dims, heads) in [([8, 8], 3), ([64, 64], 20), ([80, 80], 9), ([64, 128], 12), ([256, 256], 24)] {
-        for rotation in Rotation::ALL {
-            for (dtype, kv_dtype) in [(F32, F32), (F16, BF16), (BF16, F16)] {
-                let v = variant(dims, heads, rotation, dtype, kv_dtype);
-                all.push((format!("kv_append {}", v.options()), v.cuda()));
-            }
+        for (rotation, (dtype, kv_dtype)) in Rotation::ALL.into_iter().zip(storages.by_ref()) {
+            let v = variant(dims, heads, rotation, dtype, kv_dtype);
+            all.push((format!("kv_append {}", v.options()), v.cuda()));
         }
     }
     all

@@ -55,8 +55,11 @@ enum Runtime {
 /// Kernels of one context; devices on several streams of a context share them.
 #[derive(Default)]
 struct Modules {
-    kernels: Mutex<HashMap<Variant, Arc<OnceLock<Result<Arc<Kernel>>>>>>,
+    kernels: Mutex<HashMap<Variant, Compiled>>,
 }
+
+/// A kernel, or why there is none, once somebody has asked for it.
+type Compiled = Arc<OnceLock<Result<Arc<Kernel>>>>;
 
 /// What is compiled: the entry point's name, the variant's constants for messages, and the whole source.
 struct Text {

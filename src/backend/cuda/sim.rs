@@ -54,11 +54,15 @@ pub(super) struct Sim {
     launches: AtomicU32,
 }
 
+/// Launches of one kernel that a recording keeps: enough to choose from, and no disk full of them.
+const MOST_RECORDED: u32 = 16;
+
 /// A kernel's entry point, with the library that holds it.
 pub(super) struct Function {
     entry: Entry,
     _library: Library,
     source: String,
+    recorded: AtomicU32,
 }
 
 fn unavailable(reason: impl ToString) -> Error {
@@ -125,13 +129,14 @@ impl Sim {
         })?;
         // SAFETY: the shim's KERNEL macro defines the symbol with this type.
         let entry = unsafe { library.get::<Entry>(b"colatent_launch\0") }.map_err(unavailable)?;
-        Ok(Function { entry: *entry, _library: library, source })
+        Ok(Function { entry: *entry, _library: library, source, recorded: AtomicU32::new(0) })
     }
 
     pub fn launch(&self, function: &Function, launch: &Launch<'_>) -> Result<()> {
         let number = self.launches.fetch_add(1, Ordering::Relaxed);
         let seed = self.seed.unwrap_or(number);
-        if let Some(folder) = &self.record {
+        let record = self.record.as_ref();
+        if let Some(folder) = record.filter(|_| function.recorded.fetch_add(1, Ordering::Relaxed) < MOST_RECORDED) {
             self.record(folder, number, function, launch)
                 .map_err(|e| Error::Device { op: "recording of a launch", message: e.to_string() })?;
         }
