@@ -131,6 +131,25 @@ fn an_agents_bits_do_not_depend_on_what_else_is_in_the_launch() {
     }
 }
 
+/// What V holds at a key that a row does not see changes no bit of it, though its neighbours in the tile see the key: not
+/// NaN, not infinities, not values next to which all others are small.
+#[test]
+fn what_only_others_see_changes_no_bit() {
+    for (device, dtype) in gpus().flat_map(|d| DType::ALL.map(|t| (d, t))) {
+        for value in [&[f32::NAN], &[f32::INFINITY], &[6e4f32]] {
+            // Only the last row sees the last token.
+            let case = Case { dtypes: (dtype, dtype), tokens: 90, ..Case::PLAIN };
+            let plain = run(&case, device).unwrap();
+            let spoiled = run(&Case { spoiled: (case.tokens, value), ..case.clone() }, device).unwrap();
+            for r in 0..case.tokens - 1 {
+                let same = row(&plain, case.tokens, r) == row(&spoiled, case.tokens, r);
+                assert!(same, "{device} {dtype}: {value:?} in front of row {r}");
+            }
+            assert_ne!(row(&plain, case.tokens, 89), row(&spoiled, case.tokens, 89), "{device} {dtype}: {value:?}");
+        }
+    }
+}
+
 /// L23, as far as it holds: a row of a block of at most 16 rows (decode, drafts) has the bits of the row decoded alone,
 /// at any length. So has a row of a prefill while each segment it sees is one split; beyond that a prefill has one state
 /// per segment where decode has one per split, and the two agree within the tolerance.
@@ -161,25 +180,6 @@ fn decode_and_prefill() {
         let prefill = block(583, 17);
         for r in [0, 16] {
             close(&format!("{device}: slot {}", 583 + r), &prefill(r), &alone(583 + r)).unwrap();
-        }
-    }
-}
-
-/// What V holds at a key that a row does not see changes no bit of it, though its neighbours in the tile see the key: not
-/// NaN, not infinities, not values next to which all others are small.
-#[test]
-fn what_only_others_see_changes_no_bit() {
-    for (device, dtype) in gpus().flat_map(|d| DType::ALL.map(|t| (d, t))) {
-        for value in [&[f32::NAN], &[f32::INFINITY], &[6e4f32]] {
-            // Only the last row sees the last token.
-            let case = Case { dtypes: (dtype, dtype), tokens: 90, ..Case::PLAIN };
-            let plain = run(&case, device).unwrap();
-            let spoiled = run(&Case { spoiled: (case.tokens, value), ..case.clone() }, device).unwrap();
-            for r in 0..case.tokens - 1 {
-                let same = row(&plain, case.tokens, r) == row(&spoiled, case.tokens, r);
-                assert!(same, "{device} {dtype}: {value:?} in front of row {r}");
-            }
-            assert_ne!(row(&plain, case.tokens, 89), row(&spoiled, case.tokens, 89), "{device} {dtype}: {value:?}");
         }
     }
 }

@@ -49,7 +49,8 @@ fn uses_matrix_units(spec: &LayerSpec) -> bool {
     spec.dtype == spec.kv_dtype && spec.dtype != DType::F32
 }
 
-/// The rows of the table of tiles. Splits are 512 keys. Not yet measured on hardware.
+/// The rows of the table of tiles, as wide as registers allow without a spill. Splits are 512 keys. Not yet measured on
+/// hardware.
 pub(super) fn tile(arch: Arch, spec: &LayerSpec) -> Tile {
     if sm90::serves(arch, spec) {
         return sm90::tile(spec);
@@ -57,7 +58,8 @@ pub(super) fn tile(arch: Arch, spec: &LayerSpec) -> Tile {
     let is_wide = spec.head_dim.max(spec.head_dim_v) > 128;
     let (keys, reason) = match (uses_matrix_units(spec), is_wide) {
         (true, false) => (64, "16-bit q and KV of one type, in matrix units"),
-        (true, true) => (32, "16-bit q and KV of one type, in matrix units, heads above 128"),
+        (true, true) if spec.head_dim_v <= 192 => (32, "16-bit q and KV of one type, in matrix units, heads above 128"),
+        (true, true) => (16, "16-bit q and KV of one type, in matrix units, values above 192"),
         (false, false) => (32, "f32 or mixed types"),
         (false, true) => (16, "f32 or mixed types, heads above 128"),
     };
@@ -118,23 +120,29 @@ fn variant(arch: Arch, spec: &LayerSpec, has_gap: bool, has_shift: bool) -> (Var
     (variant, memory)
 }
 
-/// One variant for each value of each constant: what offline compilation compiles, for any architecture.
+/// One variant for each value of each constant, and the tiles that registers limit with everything on: what offline
+/// compilation compiles, for any architecture.
 pub(super) fn covering_variants() -> Vec<Variant> {
     use crate::layer::Rope;
+    let of = |(dim, dim_v, group), (dtype, kv_dtype), [cap, gap, shift]: [bool; 3]| {
+        let mut spec = LayerSpec::new(group, 1, dim);
+        spec.head_dim_v = dim_v;
+        (spec.dtype, spec.kv_dtype) = (dtype, kv_dtype);
+        spec.soft_cap = cap.then_some(50.0);
+        spec.rope = Some(Rope::plain(dim, 1e4, [Pairing::Half, Pairing::Adjacent][usize::from(gap)]));
+        variant(Arch { major: 8, minor: 0 }, &spec, gap, shift).0
+    };
+    use DType::{BF16, F16, F32};
+    let types = [(F16, F16), (BF16, BF16), (F32, F32), (F32, BF16), (BF16, F16)];
     let mut all = Vec::new();
     for (i, dim) in (8..=256).step_by(8).enumerate() {
-        for j in 0..3 {
-            let mut spec = LayerSpec::new([1, 2, 3, 5, 7, 8, 16][i % 7], 1, dim);
-            spec.head_dim_v = [dim, 264 - dim, dim][j];
-            (spec.dtype, spec.kv_dtype) = match j {
-                0 => (DType::F16, DType::F16),
-                1 => (DType::BF16, DType::BF16),
-                _ => (DType::ALL[i % 3], DType::ALL[(i / 3) % 3]),
-            };
-            spec.soft_cap = (i % 2 == 0).then_some(50.0);
-            spec.rope = Some(Rope::plain(dim, 1e4, [Pairing::Half, Pairing::Adjacent][i % 2]));
-            let arch = Arch { major: 8, minor: 0 };
-            all.push(variant(arch, &spec, i % 4 == 0, i % 3 != 0).0);
+        let dim_v = [dim, 264 - dim, dim][i % 3];
+        let shape = (dim, dim_v, [1, 2, 3, 5, 7, 8, 16][i % 7]);
+        all.push(of(shape, types[i % types.len()], [i % 2 == 0, i % 4 == 0, i % 3 != 0]));
+    }
+    for (dim, dim_v) in [(64, 64), (128, 128), (192, 128), (256, 192), (256, 256)] {
+        for dtypes in [(BF16, BF16), (F32, F32)] {
+            all.extend([[false; 3], [true; 3]].map(|flags| of((dim, dim_v, 4), dtypes, flags)));
         }
     }
     all
