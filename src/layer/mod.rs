@@ -2,8 +2,10 @@
 
 mod presets;
 mod rope;
+mod rope_scaling;
 mod spec;
 
 pub use rope::{Pairing, Rope};
+pub use rope_scaling::{Llama3Scaling, Yarn};
 pub(crate) use spec::ConstantPlaces;
 pub use spec::{Gate, LayerConstants, LayerSpec, LayerWeights, Norm, PackedLayout, Part};
