@@ -40,7 +40,7 @@ pub(super) struct Params {
     pub v_eps: f32,
     pub mscale: f32,
     pub q_scale: f32,
-    pub pad_0: u32,
+    pub temperature: u32,
     pub pad_1: u32,
     pub pad_2: u32,
 }

@@ -39,6 +39,11 @@ impl KvAppendPlan {
             places: problem.places.to_vec(),
             positions: problem.positions.to_vec(),
         };
+        #[cfg(feature = "cuda")]
+        if let (Device::Cuda(_), Some(temperature)) = (device, plan.spec.q_temperature) {
+            let what = format!("{temperature:?} on CUDA");
+            return Err(crate::Error::unsupported(OP, what, "layers without a temperature; the reference and WebGPU"));
+        }
         #[cfg(feature = "webgpu")]
         if let Device::WebGpu(_) = device {
             super::webgpu::validate(&plan)?;
@@ -55,6 +60,14 @@ impl KvAppendPlan {
     #[cfg(feature = "webgpu")]
     pub(super) fn heads(&self) -> usize {
         self.spec.num_q_heads + 2 * self.spec.num_kv_heads
+    }
+
+    /// Per row the bits of the factor of its position, f32; none for a layer without a temperature.
+    #[cfg(feature = "webgpu")]
+    pub(super) fn temperatures(&self) -> impl Iterator<Item = u32> {
+        let temperature = self.spec.q_temperature;
+        let factor = move |position: &[i32; 4]| temperature.map(|t| (t.at(position[0]) as f32).to_bits());
+        self.positions.iter().filter_map(factor)
     }
 
     /// Bytes that a run has to read and write at least.

@@ -122,7 +122,8 @@ pub(super) fn encode(
     }
     let kernel = gpu.kernel(&variant_of(plan), &ACCESS)?;
     let space = workspace.load(OP, gpu, plan.id, 0, || {
-        plan.places.iter().copied().chain(plan.positions.iter().flatten().map(|&p| p as u32)).collect()
+        let positions = plan.positions.iter().flatten().map(|&p| p as u32);
+        plan.places.iter().copied().chain(positions).chain(plan.temperatures()).collect()
     })?;
     let launch = Launch {
         kernel: &kernel,
@@ -178,7 +179,7 @@ fn params(plan: &KvAppendPlan, args: &KvAppendArgs) -> Result<Params> {
         v_eps: s.v_norm.eps(),
         mscale: rope.map_or(1.0, |r| r.mscale),
         q_scale: s.q_scale,
-        pad_0: 0,
+        temperature: u32::from(s.q_temperature.is_some()),
         pad_1: 0,
         pad_2: 0,
     })

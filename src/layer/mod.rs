@@ -4,8 +4,10 @@ mod presets;
 mod rope;
 mod rope_scaling;
 mod spec;
+mod temperature;
 
 pub use rope::{Pairing, Rope};
 pub use rope_scaling::{Llama3Scaling, Yarn};
 pub(crate) use spec::ConstantPlaces;
 pub use spec::{Gate, LayerConstants, LayerSpec, LayerWeights, Norm, PackedLayout, Part};
+pub use temperature::Temperature;

@@ -79,7 +79,8 @@ impl Rope {
         let Llama3Scaling { factor, low_freq_factor: low, high_freq_factor: high, original_context } = *scaling;
         for f in &mut self.inv_freq {
             let turns = original_context * *f / TAU; // L / w
-            let kept = ((turns - low) / (high - low)).clamp(0.0, 1.0);
+            // Llama 4 Scout has a ramp without width: `low` and `high` are the same.
+            let kept = ((turns - low) / (high - low).max(f64::MIN_POSITIVE)).clamp(0.0, 1.0);
             *f *= (1.0 - kept) / factor + kept;
         }
         self

@@ -1,6 +1,6 @@
 //! [`LayerSpec`] and the constants of one layer.
 
-use super::Rope;
+use super::{Rope, Temperature};
 use crate::kv::{Lifetimes, Modality};
 use crate::{Buffer, DType, Device, Error, Result};
 
@@ -98,8 +98,10 @@ pub struct LayerSpec {
     pub head_dim_v: usize,
     /// Multiplies the scores.
     pub softmax_scale: f32,
-    /// Multiplies q after norm and rotation, before it is stored (Muse's QK scale factor, a temperature); 1 otherwise.
+    /// Multiplies q after norm and rotation, before it is stored (Muse's QK scale factor); 1 otherwise.
     pub q_scale: f32,
+    /// Multiplies q by a function of its position as well.
+    pub q_temperature: Option<Temperature>,
     /// `cap * tanh(score / cap)` on the scaled scores.
     pub soft_cap: Option<f32>,
     /// Whether each query head has a sink: a logit that takes part in the softmax and carries no value.
@@ -135,6 +137,7 @@ impl LayerSpec {
             head_dim_v: head_dim,
             softmax_scale: 1.0 / (head_dim as f32).sqrt(),
             q_scale: 1.0,
+            q_temperature: None,
             soft_cap: None,
             sinks: false,
             rope: None,
@@ -193,6 +196,9 @@ impl LayerSpec {
         }
         if self.soft_cap.is_some_and(|c| !(c > 0.0 && c.is_finite())) {
             return Err(Error::invalid(op, "soft_cap", "a positive number", format!("{:?}", self.soft_cap)));
+        }
+        if let Some(temperature) = &self.q_temperature {
+            temperature.validate(op)?;
         }
         for modality in Modality::ALL {
             let lifetime = self.lifetimes.get(modality);
