@@ -1,16 +1,18 @@
 //! Recorded attention layers of real model families, on every device: the mask bit for bit, the attention alone, and the
 //! whole path from the projections to what enters the output projection.
 //! Planted and seen red: a window one key too wide in the kernel, an image born at the key's slot in the definition
-//! (mask and path); outputs not rescaled when the maximum grows (path).
+//! (mask and path); outputs not rescaled when the maximum grows (path); exponents of an axial rotation over both axes,
+//! YaRN's factor left out (path); chunks counted from slot 1 (mask, path, attention alone).
 mod harness;
 
 use colatent::attention::{AttentionArgs, AttentionPlan, AttentionProblem, QueryRows};
 use colatent::kv::KvCache;
 use colatent::kv_append::{KvAppendArgs, KvAppendPlan, KvAppendProblem};
-use colatent::layer::{Gate, LayerConstants, LayerSpec, LayerWeights, Norm};
+use colatent::layer::{Gate, LayerConstants, LayerSpec, Norm};
 use colatent::{DType, Device, Tensor, Tolerance, Workspace};
 use harness::golden::{Golden, recordings};
 use harness::recorded::Layer;
+use harness::visible::visible;
 use harness::{compare_within, devices, poisoned};
 
 const PAGE_SIZE: usize = 16;
@@ -140,45 +142,15 @@ fn attention_alone() {
     }
 }
 
-/// With q = 0 every visible key weighs the same; with one-hot values the output shows which keys those are.
 #[test]
 fn masks_bit_for_bit() {
     for (name, golden) in recordings() {
         let layer = Layer::of(&golden);
         let stream = stream(&golden, &layer);
-        let tokens = golden.tokens();
-        let spec = LayerSpec {
-            num_q_heads: 1,
-            num_kv_heads: 1,
-            head_dim_v: 96, // the longest recording has 90 tokens, in one launch
-            sinks: false,
-            q_norm: Norm::None,
-            k_norm: Norm::None,
-            out_norm: Norm::None,
-            gate: Gate::None,
-            rope: None,
-            ..layer.spec
-        };
-        let (dim, dim_v) = (spec.head_dim, spec.head_dim_v);
-        assert!(tokens <= dim_v);
-        let mut one_hot = vec![0.0; stream.cache.num_pages() * PAGE_SIZE * dim_v];
-        for (token, &place) in stream.places.iter().enumerate() {
-            one_hot[place as usize * dim_v + token] = 1.0;
-        }
+        let (tokens, want) = (golden.tokens(), golden.visible());
         for device in devices() {
-            let zeros = |shape: &[usize]| Tensor::zeros(device, DType::F32, shape).unwrap();
-            let q = zeros(&[golden.queries(), 1, dim]);
-            let k = zeros(&[stream.cache.num_pages(), 1, PAGE_SIZE, dim]);
-            let v = tensor(device, &[stream.cache.num_pages(), 1, PAGE_SIZE, dim_v], &one_hot);
-            let out = zeros(&[golden.queries(), 1, dim_v]);
-            let constants = LayerConstants::new(device, &spec, LayerWeights::default()).unwrap();
-            let problem = AttentionProblem { spec: &spec, cache: &stream.cache, rows: &stream.rows };
-            let args = AttentionArgs { q: &q, k: &k, v: &v, constants: &constants, gate: None, out: &out, lse: None };
-            let plan = AttentionPlan::new(device, &problem).unwrap();
-            plan.run(&args, &mut Workspace::new(device).unwrap()).unwrap();
-            let out = out.read_f32().unwrap();
-            let want = golden.visible();
-            let wrong = (0..want.len()).find(|i| (out[i / tokens * dim_v + i % tokens] > 0.0) != want[*i]);
+            let seen = visible(device, &layer.spec, &stream.cache, &stream.rows, tokens);
+            let wrong = seen.iter().zip(&want).position(|(a, b)| a != b);
             assert_eq!(wrong.map(|i| (i / tokens, i % tokens)), None, "{name} on {device}: query, key");
         }
     }

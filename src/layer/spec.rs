@@ -58,31 +58,6 @@ pub enum Gate {
     Sigmoid,
 }
 
-/// One part (q, k, v or gate) of a row of the packed projection: head `h`, lane `d` is element
-/// `offset + h * head_stride + d` of the row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Part {
-    /// First element.
-    pub offset: usize,
-    /// Distance between heads.
-    pub head_stride: usize,
-}
-
-/// Where q, k, v and gate lie in a row of the packed projection, in elements.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PackedLayout {
-    /// Queries, `num_q_heads` of `head_dim`.
-    pub q: Part,
-    /// Keys, `num_kv_heads` of `head_dim`.
-    pub k: Part,
-    /// Values, `num_kv_heads` of `head_dim_v`.
-    pub v: Part,
-    /// Gates, `num_q_heads` of `head_dim_v`.
-    pub gate: Option<Part>,
-    /// Elements of a row.
-    pub width: usize,
-}
-
 /// One layer kind: heads, dims, scale, cap, sinks, rotation, norms, gate, lifetimes, storage.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LayerSpec {
@@ -155,22 +130,6 @@ impl LayerSpec {
     /// Query heads per KV head.
     pub fn group(&self) -> usize {
         self.num_q_heads / self.num_kv_heads.max(1)
-    }
-
-    /// q, k, v and, if the layer has one, gate, one after the other, heads contiguous.
-    pub fn packed(&self) -> PackedLayout {
-        let (q, kv) = (self.num_q_heads, self.num_kv_heads);
-        let (d, dv) = (self.head_dim, self.head_dim_v);
-        let v = (q + kv) * d;
-        let gate = v + kv * dv;
-        let has_gate = self.gate != Gate::None;
-        PackedLayout {
-            q: Part { offset: 0, head_stride: d },
-            k: Part { offset: q * d, head_stride: d },
-            v: Part { offset: v, head_stride: dv },
-            gate: has_gate.then_some(Part { offset: gate, head_stride: dv }),
-            width: gate + if has_gate { q * dv } else { 0 },
-        }
     }
 
     /// Checks what every operation relies on.

@@ -4,6 +4,7 @@
 pub mod golden;
 pub mod recorded;
 pub mod scene;
+pub mod visible;
 
 use std::sync::OnceLock;
 

@@ -68,6 +68,9 @@ impl Setup {
                 let mut p = [i32::MIN; 4]; // idle axes hold garbage
                 let axes = case.rope.map_or(0, |r| r.axes);
                 p[..axes].iter_mut().for_each(|p| *p = rng.below(2_000_001) as i32 - 1_000_000);
+                if case.temperature.is_some() {
+                    p[0] = rng.below(40) as i32 - 10; // where steps are steep
+                }
                 p
             })
             .collect();
