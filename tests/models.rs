@@ -67,7 +67,7 @@ fn the_page_of_models_is_fresh() {
     }
     page.push_str("\n## Refused\n\nWhat every plan says of these layers today:\n\n");
     for spec in LayerSpec::presets() {
-        match spec.validate(&format_op(&spec)) {
+        match spec.validate(format_op(&spec)) {
             Ok(()) => {}
             Err(error @ Error::Unsupported { .. }) => writeln!(page, "- `{}`", error).unwrap(),
             Err(error) => panic!("{error}"),
