@@ -152,7 +152,10 @@ impl std::fmt::Display for Device {
         match self {
             Device::Reference => f.write_str("reference (CPU, f64)"),
             #[cfg(feature = "cuda")]
-            Device::Cuda(gpu) => write!(f, "{} ({}, {})", self.kind(), gpu.name(), gpu.arch().target()),
+            Device::Cuda(gpu) => {
+                let (name, target, sms) = (gpu.name(), gpu.arch().target(), gpu.num_sms());
+                write!(f, "{} ({name}, {target}, {sms} multiprocessors)", self.kind())
+            }
             #[cfg(feature = "webgpu")]
             Device::WebGpu(gpu) => write!(f, "webgpu ({})", gpu.name()),
         }

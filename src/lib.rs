@@ -17,7 +17,7 @@ mod tensor;
 pub use backend::Workspace;
 #[cfg(feature = "cuda")]
 #[doc(hidden)]
-pub use backend::cuda::nvrtc::compile_offline;
+pub use backend::cuda::{launch_text, nvrtc::compile_offline};
 #[cfg(feature = "cuda")]
 pub use cudarc;
 pub use device::Device;

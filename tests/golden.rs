@@ -26,7 +26,6 @@ struct Stream {
 
 fn stream(golden: &Golden, layer: &Layer) -> Stream {
     let tokens = golden.tokens();
-    // Every image of a packed batch may need a page of its own.
     let mut cache = KvCache::new(PAGE_SIZE, tokens.div_ceil(PAGE_SIZE) + 1).expect("a pool");
     let view = cache.create();
     let appended = layer.spans.iter().map(|&(modality, len)| cache.append(view, modality, len).expect("room"));

@@ -15,7 +15,13 @@
 //! - kernel, low word of the turn dropped: the angles (off by 0.017), the table, the property;
 //! - kernel, v stored with the slot stride of k: the table and the property, by the poison;
 //! - kernel, v normed with the eps of q: the table, the property;
-//! - kernel, the temperature of the next row; definition, steps counted from 0: the table, the property, the recordings.
+//! - kernel, and in turn the CUDA kernel, the temperature of the next row; definition, steps counted from 0: the table, the
+//!   property, the recordings;
+//! - CUDA kernel, every token in its page's even neighbour: the table, the property, the recordings, all laws but two;
+//! - CUDA kernel, no barrier between the row's cosines and their use, or between a head's lanes and their partners: the
+//!   table and the property, by the poison of shared memory;
+//! - CUDA kernel, the squares of two teams summed: the table, the property, the worked example, the recordings;
+//! - CUDA kernel, v stored with the slot stride of k: the table and the property, by the poison.
 mod harness;
 
 use colatent::DType::F32;

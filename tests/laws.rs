@@ -1,10 +1,11 @@
-//! Laws of shared-prefix attention, bit for bit where the field only promises tolerance. Numbers are those of the
-//! survey the crate follows (parallel decoding, section "Laws"); what is proved elsewhere: L1-L7 `merge.rs`, L8, L11,
-//! L16, L19, L29 by parity with the definition over joins, shares and shifts in `attention.rs`, L15 and L18
-//! `kv_append.rs`, L24-L30 book-keeping `kv.rs`, L33-L35 `sampling.rs`. L31 and L32 need live views and L36-L42 ops
-//! that do not exist yet.
+//! Laws of shared-prefix attention, bit for bit where the field only promises tolerance. `docs/laws.md` says which law
+//! is proved where.
 //! Planted and seen red: states merged in the order of the batch (order of merging); the split halved for full tiles of
-//! rows (siblings).
+//! rows (siblings); blocks of 8 rows called a prefill (decode and prefill); the last state left out of a merge (parts,
+//! decode and prefill, forks, joins); negative positions turned forwards (moved positions, shifts); a shift turned the
+//! wrong way (shifts, joins); shifts that replace each other instead of adding up (moves); a fork one position late
+//! (forks); the token before the shared one shared (published steps, shifts); a row's gap forgotten (blind rows); every
+//! append written to the first page (children, and most others).
 mod harness;
 
 use colatent::attention::{AttentionPlan, AttentionProblem, QueryRows};
@@ -13,6 +14,14 @@ use colatent::{DType, Device};
 use harness::scene::{Answer, Case, Kind, Mask, run, run_rows};
 use harness::{compare, devices};
 use proptest::prelude::*;
+
+#[path = "laws/positions.rs"]
+mod positions;
+#[path = "laws/sharing.rs"]
+mod sharing;
+#[path = "laws/stream.rs"]
+mod stream;
+use stream::{Stream, close};
 
 /// `agents` children of one prompt of 2 tokens or more; agent `i` has `own + i % 5` tokens of its own, 2 or more, and
 /// the last is its query row.
@@ -115,6 +124,40 @@ fn an_agents_bits_do_not_depend_on_what_else_is_in_the_launch() {
     }
 }
 
+/// L23, as far as it holds: a row of a block of at most 16 rows (decode, drafts) has the bits of the row decoded alone,
+/// at any length. So has a row of a prefill while each segment it sees is one split; beyond that a prefill has one state
+/// per segment where decode has one per split, and the two agree within the tolerance.
+#[test]
+fn decode_and_prefill() {
+    for device in devices() {
+        let mut stream = Stream::new(device, &stream::rotating());
+        let view = stream.cache.create();
+        let rows = stream.append(view, stream::names(5, 0, 600));
+        let alone = |slot: usize| stream.ask(&rows.slice(slot, 1));
+        let block = |first: usize, n: usize| {
+            let all = stream.ask(&rows.slice(first, n));
+            let part = move |x: &[f32], r: usize| x[r * x.len() / n..(r + 1) * x.len() / n].to_vec();
+            move |r: usize| Answer { out: part(&all.out, r), lse: part(&all.lse, r) }
+        };
+        for first in [0, 100, 470, 584] {
+            let drafts = block(first, 16);
+            for r in [0, 7, 15] {
+                assert_eq!(drafts(r), alone(first + r), "{device}: slot {} in a block of 16", first + r);
+            }
+        }
+        for first in [0, 31, 463] {
+            let prefill = block(first, 17);
+            for r in [0, 16] {
+                assert_eq!(prefill(r), alone(first + r), "{device}: slot {} of a prefill", first + r);
+            }
+        }
+        let prefill = block(583, 17);
+        for r in [0, 16] {
+            close(&format!("{device}: slot {}", 583 + r), &prefill(r), &alone(583 + r)).unwrap();
+        }
+    }
+}
+
 /// L14: tiles loaded are those of distinct segments, whatever the number of agents that fit one tile of rows.
 #[test]
 fn tiles_loaded_are_the_tiles_of_distinct_segments() {
@@ -165,7 +208,7 @@ proptest! {
         }
     }
 
-    /// L8, L24: children of a fork see what independent caches with the same tokens see.
+    /// L20: rows of a batch are rows alone, within the tolerance and on the reference too.
     #[test]
     fn a_fork_is_a_copy(prompt in 2..120usize, n in 1..5usize, own in 2..30usize) {
         let case = Case { dims: (32, 32), ..Case::PLAIN };

@@ -155,3 +155,13 @@ fn files_are_short() {
     let long = all.map(|(name, text)| (name, text.lines().count())).filter(|(_, n)| *n > MOST_LINES);
     assert_none(long.map(|(name, n)| format!("{name} has {n} lines, at most {MOST_LINES}")).collect());
 }
+
+#[test]
+fn the_table_of_laws_names_tests_that_exist() {
+    let (laws, tests) = (fs::read_to_string(root().join("docs/laws.md")).unwrap(), files("tests", "rs"));
+    let is_test = |word: &str| tests.iter().any(|(_, text)| text.contains(&format!("fn {word}(")));
+    let is_part = |word: &str| tests.iter().any(|(name, _)| name.ends_with(&format!("/{word}.rs")));
+    let paths = laws.split('`').skip(1).step_by(2).filter(|quoted| quoted.contains("::") && !quoted.contains("DType"));
+    let unknown = paths.flat_map(words).filter(|w| !w.is_empty() && w != "a" && w != "b" && !is_test(w) && !is_part(w));
+    assert_none(unknown.map(|w| format!("docs/laws.md names {w}, which is no test")).collect());
+}

@@ -182,7 +182,9 @@ impl Scene {
             Shape::Decode { batch, keys, .. } => {
                 for _ in 0..batch {
                     let view = cache.create();
-                    cache.append(view, Modality::Text, small(keys) - 1)?;
+                    if small(keys) > 1 {
+                        cache.append(view, Modality::Text, small(keys) - 1)?;
+                    }
                     rows.push(cache.append(view, Modality::Text, 1)?.into());
                 }
                 distinct = (batch * small(keys)) as u64;

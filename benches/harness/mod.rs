@@ -139,6 +139,11 @@ impl Ready {
         }
     }
 
+    /// Queries, pages of K, pages of V and the output, for a peer that is given the same numbers.
+    pub fn tensors(&self) -> &[Tensor; 4] {
+        &self.tensors
+    }
+
     /// Runs once and waits.
     pub fn run(&mut self) {
         let [q, k, v, out] = &self.tensors;

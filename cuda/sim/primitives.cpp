@@ -9,6 +9,17 @@ static bool in_shared(const Fiber& f, const void* address, u64 bytes) {
     return p >= f.shared && p + bytes <= f.shared + f.worker->launch->shared_bytes;
 }
 
+// For TSan: 16 bytes read or written by the running thread in the statement that `caller` returns to.
+static void note_access(void* address, bool is_write, void* caller) {
+#ifdef COLATENT_SIM_TSAN
+    __tsan_func_entry(caller);
+    (is_write ? __tsan_write_range : __tsan_read_range)(address, 16);
+    __tsan_func_exit();
+#else
+    (void)address, (void)is_write, (void)caller;
+#endif
+}
+
 // -- blocks
 
 void sim_shared_memory(u64 bytes, u32 line) {
@@ -177,8 +188,10 @@ void sim_copy_async(void* shared, const void* global, bool valid, u32 line) {
     ASAN(if (valid && __asan_region_is_poisoned(const_cast<void*>(global), 16)) {
         fail(f, "line %u: copy_async_16 reads outside of its buffer", line);
     })
-    TSAN(__tsan_write_range(target, 16);)
-    TSAN(if (valid) { __tsan_read_range(const_cast<void*>(global), 16); })
+    note_access(target, true, __builtin_return_address(0));
+    if (valid) {
+        note_access(const_cast<void*>(global), false, __builtin_return_address(0));
+    }
     for (u32 i = 0; i < 16; i++) {
         target[i] = 0xFF;
     }
@@ -201,7 +214,7 @@ void sim_copy_async_wait(u32 groups) {
     const u32 landed = f.num_groups - groups, copies = f.group_end[landed - 1];
     for (u32 i = 0; i < copies; i++) {
         const Copy& copy = f.copies[i];
-        TSAN(__tsan_write_range(copy.shared, 16);)
+        note_access(copy.shared, true, __builtin_return_address(0));
         for (u32 k = 0; k < 16; k++) {
             copy.shared[k] = copy.valid ? copy.global[k] : 0;
         }
@@ -228,7 +241,7 @@ void sim_load_matrix_x4(u32* r, const void* row, bool transposed, u32 line) {
     if (u64(row) % 16 != 0) {
         fail(f, "line %u: %s of a misaligned row", line, NAMES[u32(op)]);
     }
-    TSAN(__tsan_read_range(const_cast<void*>(row), 16);)
+    note_access(const_cast<void*>(row), false, __builtin_return_address(0));
     f.result.words = r;
     f.operand = row;
     if (!arrive(f, op, line)) {
@@ -260,6 +273,47 @@ static f32 bf16_to_f32(u16 bits) {
     return __uint_as_float(u32(bits) << 16);
 }
 
+// The lanes' fragments as matrices, multiplied, and back. Loops over whole rows, for the host's vector units.
+template <f32 (*to_f32)(u16)> static void multiply(Fiber* const* lanes) {
+    // A word holds elements k = 2j and 2j + 1 of a row of a, or of a column of b.
+    u32 a[16][8], b[8][8];
+    f32 c[16][8];
+    for (u32 l = 0; l < LANES; l++) {
+        const u32 g = l / 4, t = l % 4;
+        const Fiber& lane = *lanes[l];
+        const u32* words = static_cast<const u32*>(lane.operand);
+        for (u32 q = 0; q < 4; q++) {
+            a[g + q % 2 * 8][t + q / 2 * 4] = words[q];
+            c[g + q / 2 * 8][2 * t + q % 2] = lane.result.floats[q];
+        }
+        b[t][g] = lane.b[0];
+        b[t + 4][g] = lane.b[1];
+    }
+    f32 a_low[16][8], a_high[16][8], b_low[8][8], b_high[8][8];
+    for (u32 i = 0; i < 16 * 8; i++) {
+        a_low[i / 8][i % 8] = to_f32(u16(a[i / 8][i % 8]));
+        a_high[i / 8][i % 8] = to_f32(u16(a[i / 8][i % 8] >> 16));
+    }
+    for (u32 i = 0; i < 8 * 8; i++) {
+        b_low[i / 8][i % 8] = to_f32(u16(b[i / 8][i % 8]));
+        b_high[i / 8][i % 8] = to_f32(u16(b[i / 8][i % 8] >> 16));
+    }
+    for (u32 i = 0; i < 16; i++) {
+        for (u32 j = 0; j < 8; j++) {
+            for (u32 n = 0; n < 8; n++) {
+                c[i][n] += a_low[i][j] * b_low[j][n];
+                c[i][n] += a_high[i][j] * b_high[j][n];
+            }
+        }
+    }
+    for (u32 l = 0; l < LANES; l++) {
+        const u32 g = l / 4, t = l % 4;
+        for (u32 q = 0; q < 4; q++) {
+            lanes[l]->result.floats[q] = c[g + q / 2 * 8][2 * t + q % 2];
+        }
+    }
+}
+
 void sim_mma_16x8x16(bool is_bf16, f32* c, const u32* a, u32 b0, u32 b1, u32 line) {
     Fiber& f = current();
     f.result.floats = c;
@@ -269,36 +323,11 @@ void sim_mma_16x8x16(bool is_bf16, f32* c, const u32* a, u32 b0, u32 b1, u32 lin
     if (!arrive(f, is_bf16 ? Op::MmaBf16 : Op::MmaF16, line)) {
         return;
     }
-    f32 (*const to_f32)(u16) = is_bf16 ? bf16_to_f32 : f16_to_f32;
-    f32 left[16][16], right[16][8], sum[16][8];
     Fiber* const* lanes = &f.worker->fibers[f.thread.x - lane_of(f)];
-    for (u32 l = 0; l < LANES; l++) {
-        const u32 g = l / 4, t = l % 4 * 2;
-        const Fiber& lane = *lanes[l];
-        const u32* words = static_cast<const u32*>(lane.operand);
-        for (u32 q = 0; q < 4; q++) {
-            const u32 i = g + q % 2 * 8, k = t + q / 2 * 8;
-            left[i][k] = to_f32(u16(words[q]));
-            left[i][k + 1] = to_f32(u16(words[q] >> 16));
-            sum[g + q / 2 * 8][t + q % 2] = lane.result.floats[q];
-        }
-        for (u32 q = 0; q < 2; q++) {
-            right[t + q * 8][g] = to_f32(u16(lane.b[q]));
-            right[t + q * 8 + 1][g] = to_f32(u16(lane.b[q] >> 16));
-        }
-    }
-    for (u32 i = 0; i < 16; i++) {
-        for (u32 k = 0; k < 16; k++) {
-            for (u32 n = 0; n < 8; n++) {
-                sum[i][n] += left[i][k] * right[k][n];
-            }
-        }
-    }
-    for (u32 l = 0; l < LANES; l++) {
-        const u32 g = l / 4, t = l % 4 * 2;
-        for (u32 q = 0; q < 4; q++) {
-            lanes[l]->result.floats[q] = sum[g + q / 2 * 8][t + q % 2];
-        }
+    if (is_bf16) {
+        multiply<bf16_to_f32>(lanes);
+    } else {
+        multiply<f16_to_f32>(lanes);
     }
     release_warp(f);
 }

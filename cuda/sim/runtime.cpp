@@ -1,7 +1,7 @@
 // runtime.cpp: runs the blocks of a launch on the host. Built once; kernels find its sim_* functions when loaded.
 //
-// Threads   one fiber per thread of the block, one block at a time per host thread, `workers` host threads. A fiber runs
-//           until it waits; then a lane of the same warp goes on, then another warp. `seed` shuffles the order of
+// Threads   one fiber per thread of the block, one block at a time per host thread, `workers` host threads. A fiber
+//           runs until it waits; then a lane of the same warp goes on, then another warp. `seed` shuffles the order of
 //           blocks, warps and lanes, `jitter` adds switches where the hardware might have them.
 // Warps     a collective gathers the 32 lanes; the last to arrive computes for all of them.
 // Memory    shared memory starts as 0xFF (NaN) in every block. An asynchronous copy fills its target with 0xFF when
@@ -9,9 +9,9 @@
 // Errors    end the launch with a sentence: lanes or threads in different statements, a barrier or collective after
 //           some have exited, nobody able to go on, shared addresses out of bounds or misaligned, copies in flight at
 //           the exit of a thread or too many of them, a write past the end of shared memory.
-// Sanitizers  for ASan shared memory is allocated anew, exactly sized, for each block. For TSan every fiber is a thread,
-//           and only barriers, __syncwarp, and fences with atomics order memory, as on the hardware: the writer needs
-//           write, (barrier,) fence, atomic; the reader atomic, fence, (barrier,) read.
+// Sanitizers  for ASan shared memory is allocated anew, exactly sized, for each block. For TSan every fiber is a
+//           thread, and only barriers, __syncwarp, and fences with atomics order memory, as on the hardware: the
+//           writer needs write, (barrier,) fence, atomic; the reader atomic, fence, (barrier,) read.
 // Not modelled: caches and weak order, rounding inside tensor cores, time. Threads of a block are a multiple of 32.
 #include "runtime.h"
 
@@ -262,7 +262,7 @@ static void prepare_shared(Worker& w) {
     w.shared = static_cast<u8*>(fresh);
     memset(w.shared, 0xFF, bytes);
 #else
-    if (w.shared_capacity < bytes) {
+    if (w.shared == nullptr || w.shared_capacity < bytes) {
         void* fresh = nullptr;
         free(w.shared);
         if (posix_memalign(&fresh, 128, bytes + CANARY_BYTES) != 0) {
@@ -302,8 +302,10 @@ static void run_block(Worker& w, u32 block) {
         f.num_copies = f.num_groups = 0;
         TSAN(f.fenced = false; f.num_atomics = 0;)
         ASAN(__asan_unpoison_memory_region(f.stack, STACK_BYTES);)
+        // Stacks lie a multiple of a page apart; starting at different lines they share the cache.
+        const u64 colour = t % 61 * 64;
         // What sim_switch pops: six registers, the address to return to; then the stack as at a function's entry.
-        void** sp = reinterpret_cast<void**>(f.stack + STACK_BYTES - 64);
+        void** sp = reinterpret_cast<void**>(f.stack + STACK_BYTES - 64 - colour);
         *--sp = nullptr;
         *--sp = reinterpret_cast<void*>(run_fiber);
         for (u32 i = 0; i < 6; i++) {
@@ -313,17 +315,25 @@ static void run_block(Worker& w, u32 block) {
     }
     TSAN(__tsan_release(&w.start);)
     switch_to(w, nullptr, pick(w, launch.seed ? next_random(w) % num_warps : 0, 0));
-    TSAN(__tsan_acquire(&w.end);)
+#ifdef COLATENT_SIM_TSAN
+    for (u32 t = 0; t < launch.threads && w.error[0] != 0; t++) { // threads left in the middle of things
+        __tsan_switch_to_fiber(w.fibers[t]->tsan, 1);
+        __tsan_release(&w.end);
+        __tsan_switch_to_fiber(w.tsan, 1);
+    }
+    __tsan_acquire(&w.end);
+#endif
     check_canary(w, block);
     ASAN(free(w.shared); w.shared = nullptr;)
 }
 
 // -- workers
 
-static std::mutex pool_mutex;
-static std::vector<Worker*> pool;
+static std::mutex& pool_mutex = *new std::mutex();
+// Never destroyed: threads may launch until the process ends.
+static std::vector<Worker*>& pool = *new std::vector<Worker*>();
 
-static Fiber* new_fiber() {
+static Fiber* new_fiber(u32 thread) {
     // Pages are touched only as deep as a kernel goes; below the stack is a page that nobody may touch.
     void* memory = mmap(nullptr, STACK_BYTES + GUARD_BYTES, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -333,7 +343,14 @@ static Fiber* new_fiber() {
     mprotect(memory, GUARD_BYTES, PROT_NONE);
     Fiber* f = new Fiber();
     f->stack = static_cast<u8*>(memory) + GUARD_BYTES;
-    TSAN(f->tsan = __tsan_create_fiber(0);)
+#ifdef COLATENT_SIM_TSAN
+    char name[32];
+    snprintf(name, sizeof(name), "thread %u", thread);
+    f->tsan = __tsan_create_fiber(0);
+    __tsan_set_fiber_name(f->tsan, name);
+#else
+    (void)thread;
+#endif
     return f;
 }
 
@@ -368,7 +385,7 @@ static void work(Launch& launch, u32 index) {
     TSAN(w->tsan = __tsan_get_current_fiber();)
     ASAN(w->bottom = nullptr; w->bottom_bytes = 0;)
     while (w->fibers.size() < launch.threads) {
-        Fiber* f = new_fiber();
+        Fiber* f = new_fiber(u32(w->fibers.size()));
         if (!f) {
             snprintf(w->error, ERROR_BYTES, "%s: no memory for the stacks of %u threads", launch.kernel,
                      launch.threads);

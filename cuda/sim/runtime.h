@@ -1,6 +1,6 @@
-// runtime.h: fibers, warps and workers of the simulated device; what runtime.cpp (who runs when) and primitives.cpp (what
-// the primitives do) share. Both are compiled without instrumentation, with COLATENT_SIM_ASAN or COLATENT_SIM_TSAN where
-// the kernels are instrumented.
+// runtime.h: fibers, warps and workers of the simulated device; what runtime.cpp (who runs when) and primitives.cpp
+// (what the primitives do) share. Both are compiled without instrumentation, with COLATENT_SIM_ASAN or
+// COLATENT_SIM_TSAN where the kernels are instrumented.
 #pragma once
 #define COLATENT_SIM_RUNTIME
 #include "shim.h"
@@ -22,10 +22,13 @@
 extern "C" {
 void* __tsan_get_current_fiber();
 void* __tsan_create_fiber(unsigned flags);
+void __tsan_set_fiber_name(void* fiber, const char* name);
 void __tsan_destroy_fiber(void* fiber);
 void __tsan_switch_to_fiber(void* fiber, unsigned flags);
 void __tsan_acquire(void* address);
 void __tsan_release(void* address);
+void __tsan_func_entry(void* caller);
+void __tsan_func_exit();
 void __tsan_read_range(void* address, unsigned long bytes);
 void __tsan_write_range(void* address, unsigned long bytes);
 }

@@ -9,6 +9,8 @@
 //! device and f64 in the reference, with one rounding at each store. The gate stays in the packed tensor: the epilogue
 //! of the attention reads it there.
 
+#[cfg(feature = "cuda")]
+mod cuda;
 mod params;
 mod plan;
 mod problem;
@@ -27,4 +29,11 @@ const OP: &str = "kv_append";
 #[doc(hidden)]
 pub fn shader_variants() -> Vec<(String, String)> {
     webgpu::variants()
+}
+
+/// Name and CUDA C++ text of every kind of variant, for tests that compile them offline.
+#[cfg(feature = "cuda")]
+#[doc(hidden)]
+pub fn cuda_variants() -> Vec<(String, String)> {
+    cuda::variants()
 }

@@ -1,7 +1,62 @@
-//! The kernel's params struct: the same fields in the same order as in `shaders/kv_append.wgsl`.
-#![cfg(feature = "webgpu")]
+//! What every device's kernel is told: the params struct, the same fields in the same order as in
+//! `shaders/kv_append.wgsl` and `cuda/kv_append.cu`, and the way a layer rotates.
 
 use std::mem::{offset_of, size_of};
+
+use super::OP;
+use super::plan::KvAppendPlan;
+use crate::layer::{ConstantPlaces, Pairing, Rope};
+use crate::{Error, Result};
+
+/// Elements of a chunk: what offsets and strides count.
+const CHUNK: usize = 4;
+
+/// Values of the kernels' `ROTATION`, in their order.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Rotation {
+    None,
+    Half,
+    Adjacent,
+    HalfLanes,
+    AdjacentLanes,
+}
+
+impl Rotation {
+    pub const ALL: [Rotation; 5] =
+        [Rotation::None, Rotation::Half, Rotation::Adjacent, Rotation::HalfLanes, Rotation::AdjacentLanes];
+
+    /// By chunks where chunks hold whole pairs (adjacent) or meet their partners lane by lane (half), else by lanes.
+    pub fn of(rope: Option<&Rope>) -> Self {
+        let Some(rope) = rope else { return Rotation::None };
+        let is_aligned = rope.first_lane.is_multiple_of(CHUNK);
+        match rope.pairing {
+            Pairing::Half if is_aligned && rope.inv_freq.len().is_multiple_of(CHUNK) => Rotation::Half,
+            Pairing::Half => Rotation::HalfLanes,
+            Pairing::Adjacent if is_aligned && rope.lanes().is_multiple_of(CHUNK) => Rotation::Adjacent,
+            Pairing::Adjacent => Rotation::AdjacentLanes,
+        }
+    }
+}
+
+/// Refuses a packed layout that `device` cannot read by chunks.
+pub(super) fn validate_layout(plan: &KvAppendPlan, device: &str) -> Result<()> {
+    let l = &plan.layout;
+    for (name, part) in [("q", l.q), ("k", l.k), ("v", l.v)] {
+        if !part.offset.is_multiple_of(CHUNK) || !part.head_stride.is_multiple_of(CHUNK) {
+            let what = format!("layout.{name} at {} + h * {} on {device}", part.offset, part.head_stride);
+            return Err(Error::unsupported(OP, what, "multiples of 4 elements"));
+        }
+    }
+    Ok(())
+}
+
+/// Where the tensors of a call lie, in chunks: first the offset, then the strides without the last dimension's.
+pub(super) struct Places {
+    pub packed: [u32; 2],
+    pub q: [u32; 3],
+    pub k: [u32; 4],
+    pub v: [u32; 4],
+}
 
 /// Offsets and strides count chunks of 4 elements from the start of their buffers.
 #[repr(C)]
@@ -43,6 +98,59 @@ pub(super) struct Params {
     pub temperature: u32,
     pub pad_1: u32,
     pub pad_2: u32,
+}
+
+impl Params {
+    /// The numbers of a call of the plan whose tensors lie at `places`.
+    pub fn new(plan: &KvAppendPlan, places: &Places) -> Self {
+        let (s, l) = (&plan.spec, &plan.layout);
+        let [packed, packed_row] = places.packed;
+        let [q_base, q_row, q_head] = places.q;
+        let [k_base, k_page, k_head, k_slot] = places.k;
+        let [v_base, v_page, v_head, v_slot] = places.v;
+        // A part lies within the packed tensor, whose last element fits u32.
+        let chunk = |elements: usize| (elements / CHUNK) as u32;
+        let step = |stride: usize, heads: usize| if heads > 1 { chunk(stride) } else { 0 };
+        let rope = s.rope.as_ref();
+        Params {
+            rows: plan.rows() as u32,
+            q_heads: s.num_q_heads as u32,
+            kv_heads: s.num_kv_heads as u32,
+            page_size: plan.page_size as u32,
+            packed_row,
+            packed_q: packed + chunk(l.q.offset),
+            packed_k: packed + chunk(l.k.offset),
+            packed_v: packed + chunk(l.v.offset),
+            packed_q_head: step(l.q.head_stride, s.num_q_heads),
+            packed_k_head: step(l.k.head_stride, s.num_kv_heads),
+            packed_v_head: step(l.v.head_stride, s.num_kv_heads),
+            rope_table: ConstantPlaces::of(s).rope as u32,
+            q_base,
+            q_row,
+            q_head,
+            first_lane: rope.map_or(0, |r| r.first_lane as u32),
+            k_base,
+            k_page,
+            k_head,
+            k_slot,
+            v_base,
+            v_page,
+            v_head,
+            v_slot,
+            q_norm: s.q_norm.code(),
+            k_norm: s.k_norm.code(),
+            v_norm: s.v_norm.code(),
+            pairs: rope.map_or(0, |r| r.inv_freq.len() as u32),
+            q_eps: s.q_norm.eps(),
+            k_eps: s.k_norm.eps(),
+            v_eps: s.v_norm.eps(),
+            mscale: rope.map_or(1.0, |r| r.mscale),
+            q_scale: s.q_scale,
+            temperature: u32::from(s.q_temperature.is_some()),
+            pad_1: 0,
+            pad_2: 0,
+        }
+    }
 }
 
 const _: () = assert!(size_of::<Params>() == 144 && size_of::<Params>().is_multiple_of(16));

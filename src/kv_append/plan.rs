@@ -10,7 +10,6 @@ use crate::{Device, Result, Workspace};
 pub struct KvAppendPlan {
     pub(super) device: Device,
     /// Names the plan's tables in a workspace. A clone has the same tables, so it keeps the number.
-    #[cfg(feature = "webgpu")]
     pub(super) id: u64,
     pub(super) spec: LayerSpec,
     pub(super) layout: PackedLayout,
@@ -30,7 +29,6 @@ impl KvAppendPlan {
         problem.validate()?;
         let plan = KvAppendPlan {
             device: device.clone(),
-            #[cfg(feature = "webgpu")]
             id: crate::backend::next_plan_id(),
             spec: problem.spec.clone(),
             layout: problem.layout,
@@ -39,14 +37,12 @@ impl KvAppendPlan {
             places: problem.places.to_vec(),
             positions: problem.positions.to_vec(),
         };
-        #[cfg(feature = "cuda")]
-        if let (Device::Cuda(_), Some(temperature)) = (device, plan.spec.q_temperature) {
-            let what = format!("{temperature:?} on CUDA");
-            return Err(crate::Error::unsupported(OP, what, "layers without a temperature; the reference and WebGPU"));
-        }
-        #[cfg(feature = "webgpu")]
-        if let Device::WebGpu(_) = device {
-            super::webgpu::validate(&plan)?;
+        match device {
+            Device::Reference => {}
+            #[cfg(feature = "cuda")]
+            Device::Cuda(_) => super::params::validate_layout(&plan, "CUDA")?,
+            #[cfg(feature = "webgpu")]
+            Device::WebGpu(_) => super::webgpu::validate(&plan)?,
         }
         Ok(plan)
     }
@@ -57,17 +53,16 @@ impl KvAppendPlan {
     }
 
     /// Heads of q, k and v in one row: what one launch splits its work into.
-    #[cfg(feature = "webgpu")]
     pub(super) fn heads(&self) -> usize {
         self.spec.num_q_heads + 2 * self.spec.num_kv_heads
     }
 
-    /// Per row the bits of the factor of its position, f32; none for a layer without a temperature.
-    #[cfg(feature = "webgpu")]
-    pub(super) fn temperatures(&self) -> impl Iterator<Item = u32> {
-        let temperature = self.spec.q_temperature;
-        let factor = move |position: &[i32; 4]| temperature.map(|t| (t.at(position[0]) as f32).to_bits());
-        self.positions.iter().filter_map(factor)
+    /// The tables of a launch: the rows' places, their positions and, if the layer has a temperature, the factors of the
+    /// positions, f32.
+    pub(super) fn tables(&self) -> Vec<u32> {
+        let positions = self.positions.iter().flatten().map(|&p| p as u32);
+        let factor = |p: &[i32; 4]| self.spec.q_temperature.map(|t| (t.at(p[0]) as f32).to_bits());
+        self.places.iter().copied().chain(positions).chain(self.positions.iter().filter_map(factor)).collect()
     }
 
     /// Bytes that a run has to read and write at least.
@@ -84,15 +79,29 @@ impl KvAppendPlan {
     /// # Errors
     /// [`crate::Error::Invalid`] if a tensor does not fit the plan, [`crate::Error::Unsupported`] if its strides do not
     /// suit the device. Nothing is written then.
-    #[cfg_attr(not(feature = "webgpu"), allow(unused_variables))]
+    #[cfg_attr(not(any(feature = "webgpu", feature = "cuda")), allow(unused_variables))]
     pub fn run(&self, args: &KvAppendArgs, workspace: &mut Workspace) -> Result<()> {
         self.validate(args)?;
         match &self.device {
             Device::Reference => reference::run(self, args),
             #[cfg(feature = "cuda")]
-            Device::Cuda(_) => Err(crate::Error::unsupported(OP, "a CUDA device", "reference and WebGPU")),
+            Device::Cuda(gpu) => super::cuda::run(self, gpu, args, workspace),
             #[cfg(feature = "webgpu")]
             Device::WebGpu(gpu) => gpu.run(|encoder| super::webgpu::encode(self, gpu, args, workspace, encoder)),
+        }
+    }
+
+    /// Compiles and uploads what runs on a CUDA device need, so that they can be captured into a graph. Other devices
+    /// need nothing.
+    ///
+    /// # Errors
+    /// [`crate::Error::Compile`] with the compiler's log, [`crate::Error::Invalid`] for a workspace of another device.
+    #[cfg_attr(not(feature = "cuda"), allow(unused_variables))]
+    pub fn warm_up(&self, workspace: &mut Workspace) -> Result<()> {
+        match &self.device {
+            #[cfg(feature = "cuda")]
+            Device::Cuda(gpu) => super::cuda::ready(self, gpu, workspace).map(|_| ()),
+            _ => Ok(()),
         }
     }
 
@@ -127,7 +136,7 @@ impl std::fmt::Display for KvAppendPlan {
         match &self.device {
             Device::Reference => Ok(()),
             #[cfg(feature = "cuda")]
-            Device::Cuda(_) => Ok(()),
+            Device::Cuda(_) => write!(f, "; 1 launch, {}", super::cuda::describe(self)),
             #[cfg(feature = "webgpu")]
             Device::WebGpu(_) => write!(f, "; 1 launch, {}", super::webgpu::describe(self)),
         }

@@ -3,12 +3,11 @@
 use std::sync::Arc;
 
 use super::OP;
-use super::params::Params;
+use super::params::{Params, Places, Rotation, validate_layout};
 use super::plan::KvAppendPlan;
 use super::problem::KvAppendArgs;
 use crate::backend::source::Variant;
-use crate::backend::webgpu::{Access, CHUNK, Gpu, Launch, chunks};
-use crate::layer::{ConstantPlaces, Pairing, Rope};
+use crate::backend::webgpu::{Access, Gpu, Launch, chunks};
 use crate::{DType, Error, Result, Workspace};
 
 /// Bindings after the params: packed, tables, constants, q, k, v.
@@ -17,33 +16,6 @@ const ACCESS: [Access; 6] =
 
 /// Invocations of a workgroup, as in the kernel.
 const GROUP: usize = 64;
-
-/// Values of the kernel's `ROTATION`, in its order.
-#[derive(Clone, Copy, Debug)]
-enum Rotation {
-    None,
-    Half,
-    Adjacent,
-    HalfLanes,
-    AdjacentLanes,
-}
-
-impl Rotation {
-    const ALL: [Rotation; 5] =
-        [Rotation::None, Rotation::Half, Rotation::Adjacent, Rotation::HalfLanes, Rotation::AdjacentLanes];
-
-    /// By chunks where chunks hold whole pairs (adjacent) or meet their partners lane by lane (half), else by lanes.
-    fn of(rope: Option<&Rope>) -> Self {
-        let Some(rope) = rope else { return Rotation::None };
-        let is_aligned = rope.first_lane.is_multiple_of(CHUNK);
-        match rope.pairing {
-            Pairing::Half if is_aligned && rope.inv_freq.len().is_multiple_of(CHUNK) => Rotation::Half,
-            Pairing::Half => Rotation::HalfLanes,
-            Pairing::Adjacent if is_aligned && rope.lanes().is_multiple_of(CHUNK) => Rotation::Adjacent,
-            Pairing::Adjacent => Rotation::AdjacentLanes,
-        }
-    }
-}
 
 fn variant(dims: [usize; 2], rotation: Rotation, dtype: DType, kv_dtype: DType) -> Variant {
     Variant::new("kv_append")
@@ -86,13 +58,7 @@ pub(super) fn describe(plan: &KvAppendPlan) -> String {
 
 /// What this device asks of a plan besides the validity of the problem.
 pub(super) fn validate(plan: &KvAppendPlan) -> Result<()> {
-    let l = &plan.layout;
-    for (name, part) in [("q", l.q), ("k", l.k), ("v", l.v)] {
-        if !part.offset.is_multiple_of(CHUNK) || !part.head_stride.is_multiple_of(CHUNK) {
-            let what = format!("layout.{name} at {} + h * {} on WebGPU", part.offset, part.head_stride);
-            return Err(Error::unsupported(OP, what, "multiples of 4 elements"));
-        }
-    }
+    validate_layout(plan, "WebGPU")?;
     // Leaves room for the surplus of the folded grid below 2^32.
     let most = 1 << 31;
     match plan.rows().checked_mul(plan.heads()).filter(|&n| n <= most) {
@@ -116,15 +82,20 @@ pub(super) fn encode(
     let q = args.q.buffer().on(gpu, OP, "q")?;
     let k = args.k.buffer().on(gpu, OP, "k")?;
     let v = args.v.buffer().on(gpu, OP, "v")?;
-    let params = params(plan, args)?;
+    let params = Params::new(
+        plan,
+        &Places {
+            packed: chunks(OP, "packed", args.packed)?,
+            q: chunks(OP, "q", args.q)?,
+            k: chunks(OP, "k", args.k)?,
+            v: chunks(OP, "v", args.v)?,
+        },
+    );
     if plan.rows() == 0 {
         return Ok(());
     }
     let kernel = gpu.kernel(&variant_of(plan), &ACCESS)?;
-    let space = workspace.load(OP, gpu, plan.id, 0, || {
-        let positions = plan.positions.iter().flatten().map(|&p| p as u32);
-        plan.places.iter().copied().chain(positions).chain(plan.temperatures()).collect()
-    })?;
+    let space = workspace.load(OP, gpu, plan.id, 0, || plan.tables())?;
     let launch = Launch {
         kernel: &kernel,
         params: bytemuck::bytes_of(&params),
@@ -133,54 +104,4 @@ pub(super) fn encode(
     };
     let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: Some(OP), timestamp_writes: None });
     gpu.encode(&mut space.bindings, &mut pass, &launch)
-}
-
-fn params(plan: &KvAppendPlan, args: &KvAppendArgs) -> Result<Params> {
-    let (s, l) = (&plan.spec, &plan.layout);
-    let [packed, packed_row] = chunks(OP, "packed", args.packed)?;
-    let [q_base, q_row, q_head] = chunks(OP, "q", args.q)?;
-    let [k_base, k_page, k_head, k_slot] = chunks(OP, "k", args.k)?;
-    let [v_base, v_page, v_head, v_slot] = chunks(OP, "v", args.v)?;
-    // A part lies within the packed tensor, whose last element fits u32.
-    let chunk = |elements: usize| (elements / CHUNK) as u32;
-    let step = |stride: usize, heads: usize| if heads > 1 { chunk(stride) } else { 0 };
-    let rope = s.rope.as_ref();
-    Ok(Params {
-        rows: plan.rows() as u32,
-        q_heads: s.num_q_heads as u32,
-        kv_heads: s.num_kv_heads as u32,
-        page_size: plan.page_size as u32,
-        packed_row,
-        packed_q: packed + chunk(l.q.offset),
-        packed_k: packed + chunk(l.k.offset),
-        packed_v: packed + chunk(l.v.offset),
-        packed_q_head: step(l.q.head_stride, s.num_q_heads),
-        packed_k_head: step(l.k.head_stride, s.num_kv_heads),
-        packed_v_head: step(l.v.head_stride, s.num_kv_heads),
-        rope_table: ConstantPlaces::of(s).rope as u32,
-        q_base,
-        q_row,
-        q_head,
-        first_lane: rope.map_or(0, |r| r.first_lane as u32),
-        k_base,
-        k_page,
-        k_head,
-        k_slot,
-        v_base,
-        v_page,
-        v_head,
-        v_slot,
-        q_norm: s.q_norm.code(),
-        k_norm: s.k_norm.code(),
-        v_norm: s.v_norm.code(),
-        pairs: rope.map_or(0, |r| r.inv_freq.len() as u32),
-        q_eps: s.q_norm.eps(),
-        k_eps: s.k_norm.eps(),
-        v_eps: s.v_norm.eps(),
-        mscale: rope.map_or(1.0, |r| r.mscale),
-        q_scale: s.q_scale,
-        temperature: u32::from(s.q_temperature.is_some()),
-        pad_1: 0,
-        pad_2: 0,
-    })
 }

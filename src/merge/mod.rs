@@ -9,7 +9,9 @@
 //!
 //! A sink is one more state with `out = 0` and `lse = sink logit`. Epilogue, on each head: norm, then gate.
 
-mod params;
+#[cfg(feature = "cuda")]
+pub(crate) mod cuda;
+pub(crate) mod params;
 mod plan;
 pub(crate) mod problem;
 pub(crate) mod reference;
@@ -31,9 +33,23 @@ impl MergePlan {
         match &self.device {
             Device::Reference => reference::run(self, args),
             #[cfg(feature = "cuda")]
-            Device::Cuda(_) => Err(crate::Error::unsupported(problem::OP, "a CUDA device", "reference and WebGPU")),
+            Device::Cuda(gpu) => cuda::run(self, gpu, args, workspace),
             #[cfg(feature = "webgpu")]
             Device::WebGpu(gpu) => gpu.run(|encoder| webgpu::encode(self, gpu, args, workspace, encoder)),
+        }
+    }
+
+    /// Compiles and uploads what runs on a CUDA device need, so that they can be captured into a graph. Other devices
+    /// need nothing.
+    ///
+    /// # Errors
+    /// [`crate::Error::Compile`] with the compiler's log, [`crate::Error::Invalid`] for a workspace of another device.
+    #[cfg_attr(not(feature = "cuda"), allow(unused_variables))]
+    pub fn warm_up(&self, workspace: &mut Workspace) -> Result<()> {
+        match &self.device {
+            #[cfg(feature = "cuda")]
+            Device::Cuda(gpu) => cuda::warm_up(self, gpu, workspace),
+            _ => Ok(()),
         }
     }
 
@@ -62,6 +78,20 @@ pub fn shader_variants() -> Vec<(String, String)> {
         for dim in [8, 64, 256] {
             let v = webgpu::variant(dim, dtype);
             all.push((format!("merge {}", v.options()), v.wgsl()));
+        }
+    }
+    all
+}
+
+/// Every kind of variant as `(name, CUDA C++)`, for offline compilation.
+#[doc(hidden)]
+#[cfg(feature = "cuda")]
+pub fn cuda_variants() -> Vec<(String, String)> {
+    let mut all = Vec::new();
+    for dtype in crate::DType::ALL {
+        for dim in [8, 64, 128, 256] {
+            let v = cuda::variant(dim, dtype);
+            all.push((format!("merge {}", v.options()), v.cuda()));
         }
     }
     all

@@ -1,4 +1,33 @@
-//! The params struct, field for field the one of `shaders/merge.wgsl`.
+//! The params struct, field for field the one of `shaders/merge.wgsl` and `cuda/common/state.cuh`.
+
+use crate::Tensor;
+use crate::layer::{ConstantPlaces, Gate, LayerConstants, LayerSpec};
+
+/// Words of the table header: rows, indptr_base, index_base, lse_base.
+pub(crate) const HEADER_WORDS: usize = 4;
+
+/// What the epilogue writes to and reads besides the states.
+pub(crate) struct Outputs<'a> {
+    pub spec: &'a LayerSpec,
+    pub constants: &'a LayerConstants,
+    pub gate: Option<&'a Tensor>,
+    pub out: &'a Tensor,
+    pub lse: Option<&'a Tensor>,
+    pub rows: usize,
+}
+
+/// Where states and outputs lie: offset, then strides of rows (or states) and heads, in chunks of 4 elements; those of
+/// `state_lse` and `lse` in elements.
+#[derive(Default)]
+pub(crate) struct MergePlaces {
+    pub states: [u32; 3],
+    pub state_lse: [u32; 3],
+    pub gate: [u32; 3],
+    pub out: [u32; 3],
+    pub lse: [u32; 3],
+    /// First word of the table header.
+    pub header: u32,
+}
 
 /// Numbers of one call that do not change while the plan does. Offsets and strides in chunks of 4 elements, those of
 /// `lse` in elements.
@@ -34,6 +63,39 @@ pub(crate) struct MergeParams {
     /// First word of the table header `[rows, indptr_base, index_base, lse_base]`. `lse_base` is added to
     /// `state_lse_offset`, for states that live in scratch memory.
     pub header: u32,
+}
+
+impl MergeParams {
+    pub fn new(outputs: &Outputs<'_>, at: &MergePlaces) -> Self {
+        let spec = outputs.spec;
+        let places = ConstantPlaces::of(spec);
+        MergeParams {
+            num_q_heads: spec.num_q_heads as u32,
+            state_offset: at.states[0],
+            state_row_stride: at.states[1],
+            state_head_stride: at.states[2],
+            state_lse_offset: at.state_lse[0],
+            state_lse_row_stride: at.state_lse[1],
+            state_lse_head_stride: at.state_lse[2],
+            gate_offset: at.gate[0],
+            gate_row_stride: at.gate[1],
+            gate_head_stride: at.gate[2],
+            out_offset: at.out[0],
+            out_row_stride: at.out[1],
+            out_head_stride: at.out[2],
+            lse_offset: at.lse[0],
+            lse_row_stride: at.lse[1],
+            lse_head_stride: at.lse[2],
+            norm: spec.out_norm.code(),
+            norm_eps: spec.out_norm.eps(),
+            norm_base: places.out_norm as u32,
+            sinks_base: places.sinks as u32,
+            has_sinks: spec.sinks.into(),
+            has_gate: (spec.gate == Gate::Sigmoid).into(),
+            has_lse: outputs.lse.is_some().into(),
+            header: at.header,
+        }
+    }
 }
 
 const _: () = assert!(size_of::<MergeParams>() == 96);

@@ -1,5 +1,6 @@
 //! Host arithmetic of a merge.
 
+use super::params::HEADER_WORDS;
 use super::problem::MergeProblem;
 use crate::backend::next_plan_id;
 use crate::layer::LayerSpec;
@@ -34,11 +35,25 @@ impl MergePlan {
     pub fn rows(&self) -> usize {
         self.indptr.len() - 1
     }
+
+    /// The tables of a launch: header, indptr, index.
+    pub(super) fn tables(&self) -> Vec<u32> {
+        let indptr_base = HEADER_WORDS as u32;
+        let mut words = vec![self.rows() as u32, indptr_base, indptr_base + self.indptr.len() as u32, 0];
+        words.extend(&self.indptr);
+        words.extend(&self.index);
+        words
+    }
 }
 
 impl std::fmt::Display for MergePlan {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (rows, states) = (self.rows(), self.index.len());
-        write!(f, "merge on {}: {states} states into {rows} rows, layer {}", self.device, self.spec.name)
+        write!(f, "merge on {}: {states} states into {rows} rows, layer {}", self.device, self.spec.name)?;
+        match &self.device {
+            #[cfg(feature = "cuda")]
+            Device::Cuda(_) => write!(f, "; 1 launch, {}", super::cuda::describe(&self.spec, rows)),
+            _ => Ok(()),
+        }
     }
 }

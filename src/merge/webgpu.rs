@@ -2,19 +2,16 @@
 
 use std::sync::Arc;
 
-use super::params::MergeParams;
+pub(crate) use super::params::Outputs;
+use super::params::{MergeParams, MergePlaces};
 use super::{MergeArgs, MergePlan};
 use crate::backend::source::Variant;
 use crate::backend::webgpu::{Access, Gpu, Launch, chunks};
 use crate::backend::workspace::GpuWorkspace;
-use crate::layer::{ConstantPlaces, Gate, LayerConstants, LayerSpec};
-use crate::{DType, Result, Tensor, Workspace};
+use crate::{DType, Result, Workspace};
 
 /// Lanes of a workgroup; one lane merges one head of one row.
 const LANES: usize = 64;
-
-/// Words of the table header: rows, indptr_base, index_base, lse_base.
-pub(crate) const HEADER_WORDS: usize = 4;
 
 pub(crate) fn variant(head_dim_v: usize, dtype: DType) -> Variant {
     Variant::new("merge")
@@ -22,16 +19,6 @@ pub(crate) fn variant(head_dim_v: usize, dtype: DType) -> Variant {
         .u32("VALUE_CHUNKS", head_dim_v / 4)
         .storage("gate", dtype)
         .storage("out", dtype)
-}
-
-/// What the epilogue writes to and reads besides the states.
-pub(crate) struct Outputs<'a> {
-    pub spec: &'a LayerSpec,
-    pub constants: &'a LayerConstants,
-    pub gate: Option<&'a Tensor>,
-    pub out: &'a Tensor,
-    pub lse: Option<&'a Tensor>,
-    pub rows: usize,
 }
 
 /// Where the states lie: buffers, then offset and strides in chunks of 4 (outputs) and in elements (lse).
@@ -54,36 +41,12 @@ pub(crate) fn encode_states(
 ) -> Result<()> {
     const OP: &str = "merge";
     let spec = outputs.spec;
-    let places = ConstantPlaces::of(spec);
     let gate = outputs.gate.map(|t| chunks(OP, "gate", t)).transpose()?.unwrap_or([0; 3]);
     let out: [u32; 3] = chunks(OP, "out", outputs.out)?;
     let lse = outputs.lse.map_or([0; 3], |t| [t.offset() as u32, t.strides()[0] as u32, t.strides()[1] as u32]);
-    let params = MergeParams {
-        num_q_heads: spec.num_q_heads as u32,
-        state_offset: states.place[0],
-        state_row_stride: states.place[1],
-        state_head_stride: states.place[2],
-        state_lse_offset: states.lse_place[0],
-        state_lse_row_stride: states.lse_place[1],
-        state_lse_head_stride: states.lse_place[2],
-        gate_offset: gate[0],
-        gate_row_stride: gate[1],
-        gate_head_stride: gate[2],
-        out_offset: out[0],
-        out_row_stride: out[1],
-        out_head_stride: out[2],
-        lse_offset: lse[0],
-        lse_row_stride: lse[1],
-        lse_head_stride: lse[2],
-        norm: spec.out_norm.code(),
-        norm_eps: spec.out_norm.eps(),
-        norm_base: places.out_norm as u32,
-        sinks_base: places.sinks as u32,
-        has_sinks: spec.sinks.into(),
-        has_gate: (spec.gate == Gate::Sigmoid).into(),
-        has_lse: outputs.lse.is_some().into(),
-        header: states.header,
-    };
+    let places =
+        MergePlaces { states: states.place, state_lse: states.lse_place, gate, out, lse, header: states.header };
+    let params = MergeParams::new(outputs, &places);
     use Access::{Read, ReadWrite};
     let access = [Read, Read, Read, Read, Read, ReadWrite, ReadWrite];
     let kernel = gpu.kernel(&variant(spec.head_dim_v, spec.dtype), &access)?;
@@ -115,13 +78,7 @@ pub(super) fn encode(
     const OP: &str = "merge";
     let place = chunks(OP, "states", args.states)?;
     let lse = args.state_lse;
-    let w = workspace.load(OP, gpu, plan.id, 0, || {
-        let indptr_base = HEADER_WORDS as u32;
-        let mut words = vec![plan.rows() as u32, indptr_base, indptr_base + plan.indptr.len() as u32, 0];
-        words.extend(&plan.indptr);
-        words.extend(&plan.index);
-        words
-    })?;
+    let w = workspace.load(OP, gpu, plan.id, 0, || plan.tables())?;
     let outputs = Outputs {
         spec: &plan.spec,
         constants: args.constants,

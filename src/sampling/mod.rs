@@ -53,6 +53,8 @@
 //! # Ok::<(), colatent::Error>(())
 //! ```
 
+#[cfg(feature = "cuda")]
+mod cuda;
 mod params;
 mod plan;
 mod problem;
@@ -119,4 +121,11 @@ impl SamplingOutput {
 pub fn shader_variants() -> Vec<(String, String)> {
     let all = crate::DType::ALL.into_iter().flat_map(|d| [false, true].map(|cap| plan::variant(d, cap)));
     all.map(|v| (format!("{} {}", v.kernel, v.options()), v.wgsl())).collect()
+}
+
+/// Name and text of every CUDA variant, for offline compilation.
+#[cfg(feature = "cuda")]
+#[doc(hidden)]
+pub fn cuda_variants() -> Vec<(String, String)> {
+    cuda::variants()
 }

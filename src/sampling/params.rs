@@ -1,6 +1,10 @@
-//! What the kernel is told: the same fields in the same order as in `shaders/sampling.wgsl`.
+//! What the kernel is told: the same fields in the same order as in `shaders/sampling.wgsl` and
+//! `cuda/sampling.cu`.
 
 use std::mem::{offset_of, size_of};
+
+use super::SamplingProblem;
+use super::plan::to_normal;
 
 /// Uniform of one launch.
 #[repr(C)]
@@ -18,6 +22,24 @@ pub(crate) struct SamplingParams {
     pub cap_scale: f32,
     /// The |logit| beyond which tanh is 1.
     pub cap_limit: f32,
+}
+
+impl SamplingParams {
+    /// The numbers of a call whose logits begin at element `offset` of their memory.
+    #[cfg_attr(not(any(feature = "webgpu", feature = "cuda")), expect(dead_code, reason = "only launches need it"))]
+    pub fn new(problem: &SamplingProblem, offset: u32, row_stride: u32) -> Self {
+        let cap_scale = to_normal(problem.output_multiplier as f64 / problem.soft_cap.unwrap_or(1.0) as f64);
+        SamplingParams {
+            rows: problem.rows.len() as u32,
+            vocab: problem.vocab as u32,
+            logits_offset: offset,
+            logits_row_stride: if problem.rows.len() > 1 { row_stride } else { 0 },
+            seed_low: problem.seed as u32,
+            seed_high: (problem.seed >> 32) as u32,
+            cap_scale,
+            cap_limit: to_normal(16.0 / cap_scale as f64),
+        }
+    }
 }
 
 /// One row of the plan's table.

@@ -1,6 +1,6 @@
 //! Host arithmetic: which variant, which numbers per row. Needs no GPU.
 
-use super::params::{RowParams, SamplingParams};
+use super::params::RowParams;
 use super::{OP, SamplingOutput, SamplingProblem, SamplingRow, reference};
 use crate::backend::{next_plan_id, source::Variant};
 use crate::{Buffer, DType, Device, Error, Result, Tensor, Workspace};
@@ -8,7 +8,7 @@ use crate::{Buffer, DType, Device, Error, Result, Tensor, Workspace};
 /// A validated problem with everything a launch needs. Built once per step, for all rows of the step.
 pub struct SamplingPlan {
     pub(super) device: Device,
-    #[cfg_attr(not(feature = "webgpu"), expect(dead_code, reason = "only launches need it"))]
+    #[cfg_attr(not(any(feature = "webgpu", feature = "cuda")), expect(dead_code, reason = "only launches need it"))]
     pub(super) id: u64,
     pub(super) problem: SamplingProblem,
     pub(super) variant: Variant,
@@ -35,7 +35,7 @@ pub(super) fn variant(dtype: DType, soft_cap: bool) -> Variant {
 }
 
 /// Normal, so that a product with it is neither infinite nor 0 by accident.
-fn to_normal(x: f64) -> f32 {
+pub(super) fn to_normal(x: f64) -> f32 {
     x.clamp(f32::MIN_POSITIVE as f64, f32::MAX as f64) as f32
 }
 
@@ -72,7 +72,13 @@ impl SamplingPlan {
         Ok(SamplingPlan {
             device: device.clone(),
             id: next_plan_id(),
-            variant: variant(problem.logits_dtype, problem.soft_cap.is_some()),
+            variant: match device {
+                #[cfg(feature = "cuda")]
+                Device::Cuda(_) => {
+                    super::cuda::variant(problem.vocab, problem.logits_dtype, problem.soft_cap.is_some())
+                }
+                _ => variant(problem.logits_dtype, problem.soft_cap.is_some()),
+            },
             table: problem.rows.iter().map(|r| row_params(problem, r)).collect(),
             problem: problem.clone(),
         })
@@ -87,15 +93,32 @@ impl SamplingPlan {
     ///
     /// # Errors
     /// [`Error::Invalid`] if an argument does not fit the plan, [`Error::Compile`] if the kernel does not compile.
-    #[cfg_attr(not(feature = "webgpu"), expect(unused_variables, reason = "the reference needs no workspace"))]
+    #[cfg_attr(
+        not(any(feature = "webgpu", feature = "cuda")),
+        expect(unused_variables, reason = "the reference needs no workspace")
+    )]
     pub fn run(&self, args: &SamplingArgs<'_>, workspace: &mut Workspace) -> Result<()> {
         self.check(args)?;
         match &self.device {
             Device::Reference => reference::run(self, args),
             #[cfg(feature = "cuda")]
-            Device::Cuda(_) => Err(Error::unsupported(OP, "a CUDA device", "reference and WebGPU")),
+            Device::Cuda(gpu) => super::cuda::run(self, gpu, args, workspace),
             #[cfg(feature = "webgpu")]
             Device::WebGpu(gpu) => gpu.run(|encoder| super::webgpu::encode(self, gpu, args, workspace, encoder)),
+        }
+    }
+
+    /// Compiles and uploads what runs on a CUDA device need, so that they can be captured into a graph. Other devices
+    /// need nothing.
+    ///
+    /// # Errors
+    /// [`Error::Compile`] with the compiler's log, [`Error::Invalid`] for a workspace of another device.
+    #[cfg_attr(not(feature = "cuda"), allow(unused_variables))]
+    pub fn warm_up(&self, workspace: &mut Workspace) -> Result<()> {
+        match &self.device {
+            #[cfg(feature = "cuda")]
+            Device::Cuda(gpu) => super::cuda::ready(self, gpu, workspace).map(|_| ()),
+            _ => Ok(()),
         }
     }
 
@@ -142,33 +165,6 @@ impl SamplingPlan {
             return Err(Error::invalid(OP, "out", "a buffer of its own", "the buffer of the logits"));
         }
         Ok(())
-    }
-
-    /// The uniform for a view of the logits.
-    #[cfg_attr(not(feature = "webgpu"), expect(dead_code, reason = "only launches need it"))]
-    pub(super) fn params(&self, logits: &Tensor) -> Result<SamplingParams> {
-        let (rows, vocab) = (self.problem.rows.len(), self.problem.vocab);
-        let end = logits.offset() + rows.saturating_sub(1) * logits.strides()[0] + vocab;
-        if end >= 1 << 31 {
-            return Err(Error::unsupported(OP, format!("logits that end at element {end}"), "less than 2^31"));
-        }
-        // Kernels load whole chunks; only a buffer that the caller made can end inside one.
-        let bytes = end.next_multiple_of(4) * self.problem.logits_dtype.size();
-        if logits.buffer().bytes() < bytes {
-            let got = format!("{} bytes", logits.buffer().bytes());
-            return Err(Error::invalid(OP, "logits buffer", format!("{bytes} bytes: whole groups of 4 elements"), got));
-        }
-        let cap_scale = to_normal(self.problem.output_multiplier as f64 / self.problem.soft_cap.unwrap_or(1.0) as f64);
-        Ok(SamplingParams {
-            rows: rows as u32,
-            vocab: vocab as u32,
-            logits_offset: logits.offset() as u32,
-            logits_row_stride: if rows > 1 { logits.strides()[0] as u32 } else { 0 },
-            seed_low: self.problem.seed as u32,
-            seed_high: (self.problem.seed >> 32) as u32,
-            cap_scale,
-            cap_limit: to_normal(16.0 / cap_scale as f64),
-        })
     }
 }
 

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use super::params::SamplingParams;
 use super::{OP, SamplingArgs, SamplingPlan};
 use crate::backend::webgpu::{Access, Gpu, Launch};
-use crate::{Result, Workspace};
+use crate::{Error, Result, Tensor, Workspace};
 
 pub(super) fn encode(
     plan: &SamplingPlan,
@@ -15,7 +16,7 @@ pub(super) fn encode(
 ) -> Result<()> {
     let logits = args.logits.buffer().on(gpu, OP, "logits")?;
     let out = args.out.on(gpu, OP, "out")?;
-    let params = plan.params(args.logits)?;
+    let params = params(plan, args.logits)?;
     if plan.table.is_empty() {
         return Ok(());
     }
@@ -29,4 +30,20 @@ pub(super) fn encode(
     };
     let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: Some(OP), timestamp_writes: None });
     gpu.encode(&mut held.bindings, &mut pass, &launch)
+}
+
+/// The uniform for a view of the logits.
+fn params(plan: &SamplingPlan, logits: &Tensor) -> Result<SamplingParams> {
+    let problem = &plan.problem;
+    let end = logits.offset() + problem.rows.len().saturating_sub(1) * logits.strides()[0] + problem.vocab;
+    if end >= 1 << 31 {
+        return Err(Error::unsupported(OP, format!("logits that end at element {end}"), "less than 2^31"));
+    }
+    // The kernel loads whole chunks; only a buffer that the caller made can end inside one.
+    let bytes = end.next_multiple_of(4) * problem.logits_dtype.size();
+    if logits.buffer().bytes() < bytes {
+        let got = format!("{} bytes", logits.buffer().bytes());
+        return Err(Error::invalid(OP, "logits buffer", format!("{bytes} bytes: whole groups of 4 elements"), got));
+    }
+    Ok(SamplingParams::new(problem, logits.offset() as u32, logits.strides()[0] as u32))
 }

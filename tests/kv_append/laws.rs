@@ -180,6 +180,7 @@ fn a_plan_serves_every_layer_of_its_kind() {
     for device in devices() {
         let mut one = Setup::new(&kind, device);
         let mut other = Setup::new(&Case { name: "other", seed: 2, rows: 40, ..BASE }, device);
+        one.plan.warm_up(&mut one.ws).unwrap();
         one.run().unwrap();
         let first = one.outputs();
         std::mem::swap(&mut one.ws, &mut other.ws);

@@ -75,6 +75,17 @@ pub const CASES: &[Case] = &[
     Case { name: "4099 f16, top-p", vocab: 4099, top_p: 0.95, dtype: F16, ..PLAIN },
     Case { name: "4099 bf16, top-k and top-p", vocab: 4099, rows: 20, top_k: 64, top_p: 0.5, dtype: BF16, ..PLAIN },
     Case { name: "a real vocabulary", vocab: 100_003, rows: 3, top_p: 0.95, top_k: 5000, dtype: BF16, ..PLAIN },
+    Case {
+        name: "ties past a list",
+        vocab: 30_001,
+        rows: 2,
+        top_k: 50,
+        top_p: 0.5,
+        logits: Ties,
+        dtype: BF16,
+        ..PLAIN
+    },
+    Case { name: "few kept of many", vocab: 100_003, rows: 3, top_k: 50, top_p: 0.9, dtype: F16, gap: 5, ..PLAIN },
     Case { name: "a real vocabulary, f32", vocab: 100_003, rows: 3, top_p: 0.95, gap: 2, temperature: 0.6, ..PLAIN },
     Case { name: "more k than finite", logits: Holes, top_k: 200, ..PLAIN },
     Case { name: "k = vocab", top_k: 257, ..PLAIN },

@@ -9,9 +9,9 @@ use std::hash::{DefaultHasher, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::Text;
 use super::nvrtc::{self, Nvrtc};
 use crate::Result;
-use crate::backend::source::Variant;
 
 const MAGIC: &[u8] = b"colatent kernel 1\n";
 
@@ -24,11 +24,11 @@ pub(crate) fn folder() -> Option<PathBuf> {
     })
 }
 
-/// The cubin of a variant for `target`.
-pub(super) fn image(variant: &Variant, target: &str) -> Result<Vec<u8>> {
-    let (nvrtc, source) = (Nvrtc::get()?, variant.cuda());
-    let make = || Ok(nvrtc.compile(variant.kernel, &source, target)?.cubin);
-    entry(folder().as_deref(), &key(&source, target), make)
+/// The cubin of a kernel for `target`.
+pub(super) fn image(text: &Text, target: &str) -> Result<Vec<u8>> {
+    let nvrtc = Nvrtc::get()?;
+    let make = || Ok(nvrtc.compile(text.kernel, &text.source, target)?.cubin);
+    entry(folder().as_deref(), &key(&text.source, target), make)
 }
 
 /// Puts a cubin that was compiled from `source` where [`image`] will find it.

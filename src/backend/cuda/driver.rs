@@ -6,8 +6,7 @@ use std::sync::{Arc, OnceLock};
 use cudarc::driver::sys::CUdevice_attribute as Attribute;
 use cudarc::driver::{CudaContext, DriverError, result, sys};
 
-use super::{Arch, Launch, Owner, cache, nvrtc};
-use crate::backend::source::Variant;
+use super::{Arch, Launch, Owner, Text, cache, nvrtc};
 use crate::{Error, Result};
 
 /// A context, a stream of it, and what the device can do.
@@ -186,20 +185,20 @@ impl Driver {
         self.synchronize()
     }
 
-    /// Compiles a variant, or takes it from the disk, and loads it.
-    pub fn load(&self, variant: &Variant) -> Result<Function> {
-        let image = cache::image(variant, &self.arch.target())?;
+    /// Compiles a kernel, or takes it from the disk, and loads it.
+    pub fn load(&self, text: &Text) -> Result<Function> {
+        let image = cache::image(text, &self.arch.target())?;
         let _current = Current::new(self.context)?;
         let refused = |e: DriverError| Error::Compile {
-            kernel: variant.kernel.into(),
-            options: variant.options(),
+            kernel: text.kernel.into(),
+            options: text.options.clone(),
             log: format!("the driver does not load what {} compiled: {e}", nvrtc::version_name()),
         };
         // SAFETY: the image is a cubin that was verified when it was read, and outlives the call.
         let module = unsafe { result::module::load_data(image.as_ptr().cast()) }.map_err(refused)?;
         let mut function =
             Function { function: std::ptr::null_mut(), module, context: self.context, _owner: self.owner.clone() };
-        let name = CString::new(variant.kernel).unwrap_or_default();
+        let name = CString::new(text.kernel).unwrap_or_default();
         // SAFETY: the module is loaded.
         function.function = unsafe { result::module::get_function(module, name) }.map_err(refused)?;
         let most = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;

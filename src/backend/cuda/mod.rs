@@ -55,7 +55,17 @@ enum Runtime {
 /// Kernels of one context; devices on several streams of a context share them.
 #[derive(Default)]
 struct Modules {
-    kernels: Mutex<HashMap<Variant, Arc<OnceLock<Result<Arc<Kernel>>>>>>,
+    kernels: Mutex<HashMap<Variant, Compiled>>,
+}
+
+/// A kernel, or why there is none, once somebody has asked for it.
+type Compiled = Arc<OnceLock<Result<Arc<Kernel>>>>;
+
+/// What is compiled: the entry point's name, the variant's constants for messages, and the whole source.
+struct Text {
+    kernel: &'static str,
+    options: String,
+    source: String,
 }
 
 /// A kernel that is ready to be launched.
@@ -192,14 +202,19 @@ impl Gpu {
             kernels.entry(variant.clone()).or_default().clone()
         };
         cell.get_or_init(|| {
-            let code = match &self.runtime {
-                Runtime::Driver(driver) => Code::Driver(driver.load(variant)?),
-                #[cfg(feature = "cuda-sim")]
-                Runtime::Sim(sim) => Code::Sim(sim.load(variant)?),
-            };
-            Ok(Arc::new(Kernel { name: variant.kernel, code }))
+            let text = Text { kernel: variant.kernel, options: variant.options(), source: variant.cuda() };
+            self.compile(&text).map(Arc::new)
         })
         .clone()
+    }
+
+    fn compile(&self, text: &Text) -> Result<Kernel> {
+        let code = match &self.runtime {
+            Runtime::Driver(driver) => Code::Driver(driver.load(text)?),
+            #[cfg(feature = "cuda-sim")]
+            Runtime::Sim(sim) => Code::Sim(sim.load(text)?),
+        };
+        Ok(Kernel { name: text.kernel, code })
     }
 
     /// Launches on the stream, without waiting. No groups are no launch.
@@ -228,6 +243,30 @@ impl Gpu {
         self.launches.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
+}
+
+/// Compiles and launches a kernel that belongs to no operation, for tests of what kernels are made of. Its one argument is
+/// `params` followed by the addresses of `buffers`.
+#[doc(hidden)]
+pub fn launch_text(
+    device: &crate::Device,
+    (kernel, source): (&'static str, &str),
+    (groups, threads, shared_bytes): (usize, usize, usize),
+    params: &[u8],
+    buffers: &[&crate::Buffer],
+) -> Result<()> {
+    let crate::Device::Cuda(gpu) = device else {
+        return Err(Error::invalid(kernel, "device", "a CUDA device", device));
+    };
+    let kernel = gpu.compile(&Text { kernel, options: String::new(), source: source.into() })?;
+    let mut args = params.to_vec();
+    for buffer in buffers {
+        args.extend(buffer.block(gpu, kernel.name, "buffers")?.address().to_le_bytes());
+    }
+    // Args are read as words of 8 bytes: a Vec of u64 has their alignment.
+    let words: Vec<u64> = args.chunks(8).map(|c| c.iter().rev().fold(0, |w, &b| w << 8 | u64::from(b))).collect();
+    gpu.launch(&Launch { kernel: &kernel, groups, threads, shared_bytes, args: bytemuck::cast_slice(&words) })?;
+    gpu.synchronize()
 }
 
 /// Elements of a chunk: strides in params count these.

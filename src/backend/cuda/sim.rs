@@ -13,8 +13,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_LOCAL, RTLD_NOW};
 
-use super::{Launch, cache};
-use crate::backend::source::Variant;
+use super::{Launch, Text, cache};
 use crate::{Error, Result};
 
 const SHIM: &str = include_str!("../../../cuda/sim/shim.h");
@@ -55,11 +54,15 @@ pub(super) struct Sim {
     launches: AtomicU32,
 }
 
+/// Launches of one kernel that a recording keeps: enough to choose from, and no disk full of them.
+const MOST_RECORDED: u32 = 16;
+
 /// A kernel's entry point, with the library that holds it.
 pub(super) struct Function {
     entry: Entry,
     _library: Library,
     source: String,
+    recorded: AtomicU32,
 }
 
 fn unavailable(reason: impl ToString) -> Error {
@@ -117,22 +120,23 @@ impl Sim {
         }
     }
 
-    pub fn load(&self, variant: &Variant) -> Result<Function> {
-        let source = format!("{SHIM}\n#line 1 \"{}.cu\"\n{}", variant.kernel, variant.cuda());
-        let library = compile(variant.kernel, &source, &["-DCOLATENT_SIM", "-fvisibility=hidden"], RTLD_LOCAL)
-            .map_err(|e| match e {
-                Error::Compile { kernel, log, .. } => Error::Compile { kernel, options: variant.options(), log },
-                other => other,
-            })?;
+    pub fn load(&self, text: &Text) -> Result<Function> {
+        let source = format!("{SHIM}\n#line 1 \"{}.cu\"\n{}", text.kernel, text.source);
+        let library = compile(text.kernel, &source, &["-DCOLATENT_SIM", "-fvisibility=hidden"], RTLD_LOCAL);
+        let library = library.map_err(|e| match e {
+            Error::Compile { kernel, log, .. } => Error::Compile { kernel, options: text.options.clone(), log },
+            other => other,
+        })?;
         // SAFETY: the shim's KERNEL macro defines the symbol with this type.
         let entry = unsafe { library.get::<Entry>(b"colatent_launch\0") }.map_err(unavailable)?;
-        Ok(Function { entry: *entry, _library: library, source })
+        Ok(Function { entry: *entry, _library: library, source, recorded: AtomicU32::new(0) })
     }
 
     pub fn launch(&self, function: &Function, launch: &Launch<'_>) -> Result<()> {
         let number = self.launches.fetch_add(1, Ordering::Relaxed);
         let seed = self.seed.unwrap_or(number);
-        if let Some(folder) = &self.record {
+        let record = self.record.as_ref();
+        if let Some(folder) = record.filter(|_| function.recorded.fetch_add(1, Ordering::Relaxed) < MOST_RECORDED) {
             self.record(folder, number, function, launch)
                 .map_err(|e| Error::Device { op: "recording of a launch", message: e.to_string() })?;
         }

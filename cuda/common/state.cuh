@@ -1,0 +1,176 @@
+// state.cuh: one warp merges the attention states of one (row, head) and finishes the head: norm, gate, rounding, store.
+//
+//   m = max lse_i    w_i = exp(lse_i - m)    x = sum w_i out_i / sum w_i    lse = m + ln(sum w_i)
+//
+// Lanes own chunks of values: lane l chunks l and l + 32. The lse of 32 states are loaded at once, one per lane, and
+// their weights handed round by shuffles, so that each is computed once; outputs are read once, 4 states in flight.
+// Total weight and values are summed in the order of the list. An empty state is known by its lse and takes no part:
+// its output is not even read and may hold anything. After dtype.cuh, warp.cuh, vector.cuh, norm.cuh.
+
+// Field for field the params of a merge on the host. The offsets are 0: pointers begin at the first element.
+struct MergeParams {
+    u32 num_q_heads;
+    u32 state_offset;
+    u32 state_row_stride; // chunks
+    u32 state_head_stride;
+    u32 state_lse_offset;
+    u32 state_lse_row_stride; // elements
+    u32 state_lse_head_stride;
+    u32 gate_offset;
+    u32 gate_row_stride; // chunks
+    u32 gate_head_stride;
+    u32 out_offset;
+    u32 out_row_stride; // chunks
+    u32 out_head_stride;
+    u32 lse_offset;
+    u32 lse_row_stride; // elements
+    u32 lse_head_stride;
+    u32 norm;
+    f32 norm_eps;
+    u32 norm_base;
+    u32 sinks_base;
+    u32 has_sinks;
+    u32 has_gate;
+    u32 has_lse;
+    u32 header;
+};
+
+// What a merge reads and writes besides its lists. T stores gate and out.
+template <class T> struct MergeMemory {
+    const f32* states; // [state, head, value]
+    const f32* state_lse; // [state, head]
+    const f32* constants;
+    const T* gate; // [row, head, value], or null
+    T* out; // [row, head, value]
+    f32* lse; // [row, head], or null
+};
+
+constexpr f32 LOG2_E = 1.4426950408889634f;
+constexpr f32 LN_2 = 0.6931471805599453f;
+// An lse of this and below, down to -inf, is that of an empty state. A NaN is not among them.
+constexpr f32 EMPTY = -0x1p97f;
+// What stands for the lse of an empty state in the arithmetic.
+constexpr f32 NOTHING = -1e30f;
+
+// One lane's state of the list.
+struct ListedState {
+    u32 entry;
+    f32 lse; // NOTHING for an empty state and past the end of the list
+};
+
+template <class T>
+DEVICE ListedState listed_state(const MergeParams& params, const MergeMemory<T>& memory, const u32* list, u32 count,
+                                u32 i, u32 head) {
+    if (i >= count) {
+        return ListedState{0, NOTHING};
+    }
+    const u32 entry = list[i];
+    const u64 place = u64(entry) * params.state_lse_row_stride + u64(head) * params.state_lse_head_stride;
+    const f32 lse = memory.state_lse[place];
+    return ListedState{entry, lse <= EMPTY ? NOTHING : lse};
+}
+
+DEVICE f32x4 sigmoid(f32x4 x) {
+    const auto one = [](f32 y) {
+        // exp(-y) stays finite; beyond 80 the result is 1 or below 2e-35 either way.
+        return 1.0f / (1.0f + exp2_approx(fminf(fmaxf(-y, -80.0f), 80.0f) * LOG2_E));
+    };
+    return f32x4{one(x.x), one(x.y), one(x.z), one(x.w)};
+}
+
+// Merges the `count` states of `list` into (row, head). Called by whole warps.
+template <u32 HEAD_CHUNKS, class T>
+DEVICE void merge_head(const MergeParams& params, const MergeMemory<T>& memory, const u32* list, u32 count, u32 row,
+                       u32 head) {
+    constexpr u32 OWN = (HEAD_CHUNKS + 31) / 32; // chunks of a lane
+    constexpr u32 BATCH = 4; // states in flight
+    const u32 lane = threadIdx.x % 32;
+
+    // -- largest lse
+    const f32 sink = params.has_sinks != 0 ? memory.constants[params.sinks_base + head] : NOTHING;
+    const ListedState first = listed_state(params, memory, list, count, lane, head);
+    f32 most = fmaxf(first.lse, fmaxf(sink, NOTHING));
+    for (u32 base = 32; base < count; base += 32) {
+        most = fmaxf(most, listed_state(params, memory, list, count, base + lane, head).lse);
+    }
+    most = warp_max(most);
+
+    // -- weighted sum and total weight
+    f32 total = sink <= EMPTY ? 0.0f : exp2_approx((sink - most) * LOG2_E);
+    f32x4 values[OWN];
+    for (u32 n = 0; n < OWN; n++) {
+        values[n] = splat(0.0f);
+    }
+    ListedState state = first;
+    for (u32 base = 0; base < count; base += 32) {
+        if (base > 0) {
+            state = listed_state(params, memory, list, count, base + lane, head);
+        }
+        const bool is_empty = state.lse == NOTHING;
+        const u32 pending = ballot(!is_empty);
+        const f32 weight = is_empty ? 0.0f : exp2_approx((state.lse - most) * LOG2_E);
+        for (u32 from = 0; from < 32 && pending >> from != 0; from += BATCH) {
+            f32x4 loaded[BATCH][OWN];
+#pragma unroll
+            for (u32 j = 0; j < BATCH; j++) {
+                const u32 entry = shuffle(state.entry, from + j);
+                const u64 place = u64(entry) * params.state_row_stride + u64(head) * params.state_head_stride;
+#pragma unroll
+                for (u32 n = 0; n < OWN; n++) {
+                    const u32 chunk = lane + 32 * n;
+                    if ((pending >> (from + j) & 1) != 0 && chunk < HEAD_CHUNKS) {
+                        loaded[j][n] = load_chunk(memory.states, place + chunk);
+                    } else {
+                        loaded[j][n] = splat(0.0f);
+                    }
+                }
+            }
+#pragma unroll
+            for (u32 j = 0; j < BATCH; j++) {
+                const f32 w = shuffle(weight, from + j);
+                if ((pending >> (from + j) & 1) != 0) {
+                    total += w;
+#pragma unroll
+                    for (u32 n = 0; n < OWN; n++) {
+                        values[n] = fma(splat(w), loaded[j][n], values[n]);
+                    }
+                }
+            }
+        }
+    }
+    const f32 inverse = total == 0.0f ? 0.0f : 1.0f / total;
+
+    // -- norm
+    f32 squares = 0.0f;
+#pragma unroll
+    for (u32 n = 0; n < OWN; n++) {
+        values[n] = values[n] * inverse;
+        squares += sum(values[n] * values[n]);
+    }
+    f32 factor = 1.0f;
+    if (params.norm != NORM_NONE) {
+        factor = norm_factor(params.norm, warp_sum(squares), 4 * HEAD_CHUNKS, params.norm_eps);
+    }
+
+    // -- write out and lse
+    const u64 out = u64(row) * params.out_row_stride + u64(head) * params.out_head_stride;
+    const u64 gate = u64(row) * params.gate_row_stride + u64(head) * params.gate_head_stride;
+#pragma unroll
+    for (u32 n = 0; n < OWN; n++) {
+        const u32 chunk = lane + 32 * n;
+        if (chunk < HEAD_CHUNKS) {
+            f32x4 x = values[n] * factor;
+            if (norm_is_weighted(params.norm)) {
+                x = x * norm_weight(params.norm, load_chunk(memory.constants + params.norm_base, chunk));
+            }
+            if (params.has_gate != 0) {
+                x = x * sigmoid(load_chunk(memory.gate, gate + chunk));
+            }
+            store_chunk(memory.out, out + chunk, x);
+        }
+    }
+    if (params.has_lse != 0 && lane == 0) {
+        const u64 place = u64(row) * params.lse_row_stride + u64(head) * params.lse_head_stride;
+        memory.lse[place] = total == 0.0f ? __uint_as_float(0xff800000u) : most + log2f(total) * LN_2;
+    }
+}

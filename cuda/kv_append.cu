@@ -1,0 +1,317 @@
+// kv_append.cu: rows of the packed projection -> q, and K and V in their pages. One launch.
+//
+//   q[row, h]             = scale * temperature[row] * rotate(norm_q(packed.q[row, h]))
+//   k[page, h, slot]      =         rotate(norm_k(packed.k[row, h]))      page * page_size + slot = places[row]
+//   v[page, h, slot]      =                norm_v(packed.v[row, h])
+//   norm(x)               = x / sqrt(mean(x^2) + eps), then * w or * (1 + w), or nothing
+//   rotate: lanes (a, b) of pair j -> mscale * (a cos - b sin, b cos + a sin), angle = position[axis[j]] * inv_freq[j];
+//           lanes outside the pairs pass
+//
+// Shapes     packed [rows, width], q [rows, Hq, D], k [pages, Hkv, page_size, D], v [pages, Hkv, page_size, Dv]: views
+//            with strides, lanes contiguous. Every offset and stride here counts chunks of 4 elements.
+//            tables: places[rows], positions[rows][4], temperature[rows] if the layer has one. constants: see LayerConstants.
+//            places[row] = 0xffffffff: a padding row, whose q is written and whose k and v are not.
+// Grid       one block per row. The block computes the row's cosines and sines once, for all its heads. A head is the
+//            work of a team: TEAM neighbouring threads of a warp, two chunks each. Teams take heads in turn.
+// Numerics   f32 throughout, one rounding at each store; angles as in common/rope.cuh.
+// Memory     one pass: a head stays in registers between its load and its store, every chunk is read and written once,
+//            neighbouring threads take neighbouring chunks, and the next head's loads are under way before this one is
+//            used. Lanes that turn together meet in shared memory (32 bytes a thread, and 8 per pair of the row). The
+//            floor is the bytes of the heads, read once and written once.
+// Limits     D and Dv multiples of 4 up to 256; places are distinct, and k and v share no element (the plan and the
+//            caller see to it).
+//
+// Header     HEAD_DIM, HEAD_DIM_V: u32; ROTATION: u32 as below; TEAM: a power of two up to 32, half a head's chunks or
+//            more; THREADS: whole warps; storage of packed, q, k, v.
+
+// #include "common/prelude.cuh"
+// #include "common/dtype.cuh"
+// #include "common/warp.cuh"
+// #include "common/vector.cuh"
+// #include "common/norm.cuh"
+// #include "common/rope.cuh"
+
+// Values of ROTATION. In the first two a chunk of 4 lanes holds whole pairs or meets its partner chunk lane by lane;
+// the last two serve first lanes and pair counts that split chunks, one lane at a time.
+constexpr u32 ROTATE_NONE = 0;
+constexpr u32 ROTATE_HALF = 1;
+constexpr u32 ROTATE_ADJACENT = 2;
+constexpr u32 ROTATE_HALF_LANES = 3;
+constexpr u32 ROTATE_ADJACENT_LANES = 4;
+constexpr bool MEETS_IN_SHARED = ROTATION != ROTATE_NONE && ROTATION != ROTATE_ADJACENT;
+
+struct Params {
+    u32 rows;
+    u32 q_heads;
+    u32 kv_heads;
+    u32 page_size;
+    // Where the parts of a packed row begin, in chunks; `packed_row` is from row to row.
+    u32 packed_row;
+    u32 packed_q;
+    u32 packed_k;
+    u32 packed_v;
+    u32 packed_q_head;
+    u32 packed_k_head;
+    u32 packed_v_head;
+    // First word of the rotation in `constants`.
+    u32 rope_table;
+    u32 q_base;
+    u32 q_row;
+    u32 q_head;
+    u32 first_lane;
+    u32 k_base;
+    u32 k_page;
+    u32 k_head;
+    u32 k_slot;
+    u32 v_base;
+    u32 v_page;
+    u32 v_head;
+    u32 v_slot;
+    u32 q_norm;
+    u32 k_norm;
+    u32 v_norm;
+    // Lane pairs that turn.
+    u32 pairs;
+    f32 q_eps;
+    f32 k_eps;
+    f32 v_eps;
+    f32 mscale;
+    f32 q_scale;
+    // 1 if each row has a factor of its own for q.
+    u32 temperature;
+    u32 pad_1;
+    u32 pad_2;
+};
+
+struct KvAppendArgs {
+    Params params;
+    const packed_t* packed;
+    const u32* tables;
+    const u32* constants;
+    q_t* q;
+    k_t* k;
+    v_t* v;
+};
+
+constexpr u32 PADDING = 0xffffffffu;
+// Chunks of a thread: chunk n of a head's team member t is t + n * TEAM.
+constexpr u32 OWN = 2;
+constexpr u32 TEAMS = THREADS / TEAM;
+
+struct Shared {
+    // The normed heads of the teams.
+    f32x4 heads[TEAMS][OWN * TEAM];
+    // mscale * (cos, sin) of the row's pairs.
+    f32 cos[HEAD_DIM / 2];
+    f32 sin[HEAD_DIM / 2];
+};
+
+enum Part : u32 { PART_Q, PART_K, PART_V, PART_NONE };
+
+// One head of one row: the work of one team.
+struct Head {
+    Part part;
+    // First chunk in `packed`, and in q, k or v.
+    u64 source;
+    u64 target;
+};
+
+// The row's head number `index`, counted q, k, v. PART_NONE past the last, and for k and v of a padding row.
+DEVICE Head head_of(const Params& params, u32 row, u32 place, u32 index) {
+    Head head{PART_NONE, u64(row) * params.packed_row, 0};
+    if (index < params.q_heads) {
+        head.part = PART_Q;
+        head.source += params.packed_q + u64(index) * params.packed_q_head;
+        head.target = u64(row) * params.q_row + u64(index) * params.q_head;
+    } else if (index < params.q_heads + 2 * params.kv_heads && place != PADDING) {
+        const u32 page = place / params.page_size;
+        const u32 slot = place % params.page_size;
+        const u32 kv = index - params.q_heads;
+        if (kv < params.kv_heads) {
+            head.part = PART_K;
+            head.source += params.packed_k + u64(kv) * params.packed_k_head;
+            head.target = u64(page) * params.k_page + u64(kv) * params.k_head + u64(slot) * params.k_slot;
+        } else {
+            const u32 h = kv - params.kv_heads;
+            head.part = PART_V;
+            head.source += params.packed_v + u64(h) * params.packed_v_head;
+            head.target = u64(page) * params.v_page + u64(h) * params.v_head + u64(slot) * params.v_slot;
+        }
+    }
+    return head;
+}
+
+// Whether the head has this chunk: teams are wider than most heads.
+DEVICE bool has_chunk(const Head& head, u32 chunk) {
+    return head.part < PART_V ? chunk < HEAD_DIM / 4 : head.part == PART_V && chunk < HEAD_DIM_V / 4;
+}
+
+// One thread's chunks of a head; zeros where it has none.
+struct Chunks {
+    f32x4 x[OWN];
+};
+
+DEVICE Chunks load(const KvAppendArgs& args, const Head& head, u32 member) {
+    Chunks chunks;
+#pragma unroll
+    for (u32 n = 0; n < OWN; n++) {
+        const u32 chunk = member + n * TEAM;
+        chunks.x[n] = has_chunk(head, chunk) ? load_chunk(args.packed, head.source + chunk) : splat(0.0f);
+    }
+    return chunks;
+}
+
+// Called by whole warps, whatever their teams do.
+DEVICE void norm(const KvAppendArgs& args, const Head& head, u32 member, Chunks& chunks) {
+    const Params& params = args.params;
+    f32 squares = 0.0f;
+#pragma unroll
+    for (u32 n = 0; n < OWN; n++) {
+        squares += sum(chunks.x[n] * chunks.x[n]);
+    }
+#pragma unroll
+    for (u32 mask = TEAM / 2; mask > 0; mask /= 2) {
+        squares += shuffle_xor(squares, mask);
+    }
+    const u32 code = head.part == PART_Q ? params.q_norm : head.part == PART_K ? params.k_norm : params.v_norm;
+    const f32 eps = head.part == PART_Q ? params.q_eps : head.part == PART_K ? params.k_eps : params.v_eps;
+    const f32 factor = norm_factor(code, squares, head.part == PART_V ? HEAD_DIM_V : HEAD_DIM, eps);
+    const f32* weights = reinterpret_cast<const f32*>(args.constants);
+    weights += head.part == PART_Q ? 0 : head.part == PART_K ? HEAD_DIM : 2 * HEAD_DIM;
+#pragma unroll
+    for (u32 n = 0; n < OWN; n++) {
+        const u32 chunk = member + n * TEAM;
+        chunks.x[n] = chunks.x[n] * factor;
+        if (norm_is_weighted(code) && has_chunk(head, chunk)) {
+            chunks.x[n] = chunks.x[n] * norm_weight(code, load_chunk(weights, chunk));
+        }
+    }
+}
+
+// mscale * (cos, sin) of every lane pair of the row, by the whole block.
+DEVICE void turn(const KvAppendArgs& args, u32 row, Shared& shared) {
+    const Params& params = args.params;
+    for (u32 pair = threadIdx.x; pair < params.pairs; pair += THREADS) {
+        const u32* word = args.constants + params.rope_table + 3 * pair;
+        const i32 position = i32(args.tables[params.rows + 4 * u64(row) + word[2]]);
+        const CosSin t = rope_cos_sin(position, word[0], word[1]);
+        shared.cos[pair] = t.cos * params.mscale;
+        shared.sin[pair] = t.sin * params.mscale;
+    }
+}
+
+// One lane after the rotation, for pairs that lie anyhow. `head` is the team's in shared memory.
+DEVICE f32 rotated_lane(const Params& params, const Shared& shared, const f32* head, u32 lane) {
+    const f32 x = head[lane];
+    const u32 i = lane - params.first_lane; // wraps below the first lane: past the end, too
+    if (i >= 2 * params.pairs) {
+        return x;
+    }
+    const bool is_half = ROTATION == ROTATE_HALF_LANES;
+    const u32 distance = is_half ? params.pairs : 1;
+    const bool is_second = is_half ? i >= params.pairs : (i & 1) != 0;
+    const u32 pair = !is_half ? i / 2 : is_second ? i - params.pairs : i;
+    const f32 partner = head[is_second ? lane - distance : lane + distance];
+    return x * shared.cos[pair] + (is_second ? partner : -partner) * shared.sin[pair];
+}
+
+DEVICE f32x4 rotated(const Params& params, const Shared& shared, const f32x4* head, u32 chunk, f32x4 x) {
+    if (ROTATION == ROTATE_HALF) {
+        const u32 i = chunk - params.first_lane / 4; // wraps below the first lane: past the end, too
+        const u32 distance = params.pairs / 4;
+        if (i >= 2 * distance) {
+            return x;
+        }
+        const bool is_second = i >= distance;
+        const u32 pair = is_second ? i - distance : i;
+        const f32x4 partner = head[is_second ? chunk - distance : chunk + distance];
+        const f32x4 c = load_chunk(shared.cos, pair);
+        const f32x4 s = load_chunk(shared.sin, pair) * (is_second ? 1.0f : -1.0f);
+        return fma(partner, s, x * c);
+    } else if (ROTATION == ROTATE_ADJACENT) {
+        const u32 i = chunk - params.first_lane / 4;
+        if (i >= params.pairs / 2) {
+            return x;
+        }
+        const f32 c0 = shared.cos[2 * i], c1 = shared.cos[2 * i + 1];
+        const f32 s0 = shared.sin[2 * i], s1 = shared.sin[2 * i + 1];
+        return fma(f32x4{x.y, x.x, x.w, x.z}, f32x4{-s0, s0, -s1, s1}, x * f32x4{c0, c0, c1, c1});
+    } else {
+        const f32* lanes = reinterpret_cast<const f32*>(head);
+        const u32 lane = 4 * chunk;
+        return f32x4{rotated_lane(params, shared, lanes, lane), rotated_lane(params, shared, lanes, lane + 1),
+                     rotated_lane(params, shared, lanes, lane + 2), rotated_lane(params, shared, lanes, lane + 3)};
+    }
+}
+
+// Called by whole warps. The barriers keep a team's lanes together: all are in its warp.
+DEVICE void rotate(const Params& params, Shared& shared, const Head& head, u32 team, u32 member, Chunks& chunks) {
+    if (MEETS_IN_SHARED) {
+        __syncwarp(); // the head before this one has been read
+#pragma unroll
+        for (u32 n = 0; n < OWN; n++) {
+            shared.heads[team][member + n * TEAM] = chunks.x[n];
+        }
+        __syncwarp();
+    }
+    if (head.part < PART_V) {
+#pragma unroll
+        for (u32 n = 0; n < OWN; n++) {
+            const u32 chunk = member + n * TEAM;
+            if (has_chunk(head, chunk)) {
+                chunks.x[n] = rotated(params, shared, shared.heads[team], chunk, chunks.x[n]);
+            }
+        }
+    }
+}
+
+// `scale` multiplies every lane of q.
+DEVICE void store(const KvAppendArgs& args, const Head& head, u32 member, const Chunks& chunks, f32 scale) {
+#pragma unroll
+    for (u32 n = 0; n < OWN; n++) {
+        const u32 chunk = member + n * TEAM;
+        if (!has_chunk(head, chunk)) {
+            continue;
+        }
+        if (head.part == PART_Q) {
+            store_chunk(args.q, head.target + chunk, chunks.x[n] * scale);
+        } else if (head.part == PART_K) {
+            store_chunk(args.k, head.target + chunk, chunks.x[n]);
+        } else {
+            store_chunk(args.v, head.target + chunk, chunks.x[n]);
+        }
+    }
+}
+
+KERNEL(kv_append, KvAppendArgs, THREADS, 1) {
+    const Params& params = args.params;
+    Shared& shared = shared_memory<Shared>();
+    const u32 team = threadIdx.x / TEAM;
+    const u32 member = threadIdx.x % TEAM;
+    const u32 row = blockIdx.x;
+    const u32 place = args.tables[row];
+    const u32 heads = params.q_heads + 2 * params.kv_heads;
+    f32 scale = params.q_scale;
+    if (params.temperature != 0) {
+        scale *= reinterpret_cast<const f32*>(args.tables)[5 * u64(params.rows) + row];
+    }
+
+    // The first heads are under way while the block works out how the row turns.
+    Head head = head_of(params, row, place, team);
+    Chunks chunks = load(args, head, member);
+    if (ROTATION != ROTATE_NONE) {
+        turn(args, row, shared);
+        __syncthreads();
+    }
+    for (u32 first = 0; first < heads; first += TEAMS) {
+        const Head next = head_of(params, row, place, first + TEAMS + team);
+        const Chunks next_chunks = load(args, next, member);
+        norm(args, head, member, chunks);
+        if (ROTATION != ROTATE_NONE) {
+            rotate(params, shared, head, team, member, chunks);
+        }
+        store(args, head, member, chunks, scale);
+        head = next;
+        chunks = next_chunks;
+    }
+}

@@ -1,0 +1,129 @@
+//! The CUDA part: variant, arguments, launch.
+
+use std::sync::Arc;
+
+use super::OP;
+use super::params::{Params, Places, Rotation};
+use super::plan::KvAppendPlan;
+use super::problem::KvAppendArgs;
+use crate::backend::cuda::{CHUNK, Gpu, Kernel, Launch, place};
+use crate::backend::source::Variant;
+use crate::backend::workspace::CudaSpace;
+use crate::{DType, Result, Workspace};
+
+/// The kernel's argument.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Args {
+    params: Params,
+    packed: u64,
+    tables: u64,
+    constants: u64,
+    q: u64,
+    k: u64,
+    v: u64,
+}
+
+const _: () = assert!(size_of::<Args>() == 192);
+
+/// Chunks of a head that one thread holds.
+const OWN: usize = 2;
+
+/// Most threads of a block: more of them would only wait for each other at the barrier.
+const MOST_THREADS: usize = 256;
+
+/// Threads of a head: half its chunks, as many as a shuffle can reach.
+fn team(dims: [usize; 2]) -> usize {
+    (dims[0].max(dims[1]) / CHUNK).div_ceil(OWN).next_power_of_two()
+}
+
+/// Threads of a block: a team for each head of the row, as far as they fit.
+fn threads(dims: [usize; 2], heads: usize) -> usize {
+    (heads * team(dims)).next_multiple_of(32).min(MOST_THREADS)
+}
+
+/// Bytes of the kernel's `Shared`: a chunk for each one that a thread holds, and a cosine and a sine per lane pair.
+fn shared_bytes(dims: [usize; 2], threads: usize) -> usize {
+    threads * OWN * 16 + dims[0] / 2 * 8
+}
+
+fn variant(dims: [usize; 2], heads: usize, rotation: Rotation, dtype: DType, kv_dtype: DType) -> Variant {
+    Variant::new("kv_append")
+        .u32("HEAD_DIM", dims[0])
+        .u32("HEAD_DIM_V", dims[1])
+        .u32("ROTATION", rotation as usize)
+        .u32("TEAM", team(dims))
+        .u32("THREADS", threads(dims, heads))
+        .storage("packed", dtype)
+        .storage("q", dtype)
+        .storage("k", kv_dtype)
+        .storage("v", kv_dtype)
+}
+
+fn dims(plan: &KvAppendPlan) -> [usize; 2] {
+    [plan.spec.head_dim, plan.spec.head_dim_v]
+}
+
+fn variant_of(plan: &KvAppendPlan) -> Variant {
+    let s = &plan.spec;
+    variant(dims(plan), plan.heads(), Rotation::of(s.rope.as_ref()), s.dtype, s.kv_dtype)
+}
+
+/// Every rotation at some head dims; storages take turns.
+pub(super) fn variants() -> Vec<(String, String)> {
+    use DType::{BF16, F16, F32};
+    let mut storages = [(F32, F32), (F16, BF16), (BF16, F16), (BF16, F32)].into_iter().cycle();
+    let mut all = Vec::new();
+    for (dims, heads) in [([8, 8], 3), ([64, 64], 20), ([80, 80], 9), ([64, 128], 12), ([256, 256], 24)] {
+        for (rotation, (dtype, kv_dtype)) in Rotation::ALL.into_iter().zip(storages.by_ref()) {
+            let v = variant(dims, heads, rotation, dtype, kv_dtype);
+            all.push((format!("kv_append {}", v.options()), v.cuda()));
+        }
+    }
+    all
+}
+
+/// The launch in words, for the plan's `Display`.
+pub(super) fn describe(plan: &KvAppendPlan) -> String {
+    let threads = threads(dims(plan), plan.heads());
+    let rotation = Rotation::of(plan.spec.rope.as_ref());
+    format!("{} blocks of {threads}, rotation {rotation:?} ({})", plan.rows(), variant_of(plan).options())
+}
+
+/// The compiled kernel and the uploaded tables.
+pub(super) fn ready(
+    plan: &KvAppendPlan,
+    gpu: &Arc<Gpu>,
+    workspace: &mut Workspace,
+) -> Result<(Arc<Kernel>, CudaSpace)> {
+    let kernel = gpu.kernel(&variant_of(plan))?;
+    Ok((kernel, workspace.load_cuda(OP, gpu, plan.id, 0, || plan.tables())?))
+}
+
+pub(super) fn run(plan: &KvAppendPlan, gpu: &Arc<Gpu>, args: &KvAppendArgs, workspace: &mut Workspace) -> Result<()> {
+    let (packed, [packed_row]) = place(gpu, OP, "packed", args.packed, CHUNK)?;
+    let (q, [q_row, q_head]) = place(gpu, OP, "q", args.q, CHUNK)?;
+    let (k, [k_page, k_head, k_slot]) = place(gpu, OP, "k", args.k, CHUNK)?;
+    let (v, [v_page, v_head, v_slot]) = place(gpu, OP, "v", args.v, CHUNK)?;
+    let constants = args.constants.buffer.block(gpu, OP, "constants")?.address();
+    if plan.rows() == 0 {
+        return Ok(());
+    }
+    let (kernel, space) = ready(plan, gpu, workspace)?;
+    let places = Places {
+        packed: [0, packed_row],
+        q: [0, q_row, q_head],
+        k: [0, k_page, k_head, k_slot],
+        v: [0, v_page, v_head, v_slot],
+    };
+    let params = Params::new(plan, &places);
+    let args = Args { params, packed, tables: space.tables, constants, q, k, v };
+    let threads = threads(dims(plan), plan.heads());
+    gpu.launch(&Launch {
+        kernel: &kernel,
+        groups: plan.rows(),
+        threads,
+        shared_bytes: shared_bytes(dims(plan), threads),
+        args: bytemuck::bytes_of(&args),
+    })
+}

@@ -1,0 +1,138 @@
+//! Merge on CUDA: arguments, variant, launch.
+
+use std::sync::Arc;
+
+use super::params::{MergeParams, MergePlaces, Outputs};
+use super::problem::OP;
+use super::{MergeArgs, MergePlan};
+use crate::backend::cuda::{CHUNK, Gpu, Launch, place};
+use crate::backend::source::Variant;
+use crate::layer::LayerSpec;
+use crate::{DType, Error, Result, Tensor, Workspace};
+
+/// Threads of a block; a warp merges one head of one row.
+const THREADS: usize = 128;
+const WARPS: usize = THREADS / 32;
+
+/// The kernel's argument.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Args {
+    params: MergeParams,
+    states: u64,
+    state_lse: u64,
+    tables: u64,
+    constants: u64,
+    gate: u64,
+    out: u64,
+    lse: u64,
+}
+
+const _: () = assert!(size_of::<Args>() == 152);
+
+pub(crate) fn variant(head_dim_v: usize, dtype: DType) -> Variant {
+    Variant::new("merge")
+        .u32("THREADS", THREADS)
+        .u32("VALUE_CHUNKS", head_dim_v / CHUNK)
+        .storage("gate", dtype)
+        .storage("out", dtype)
+}
+
+/// Where the states lie: addresses and strides of state and head, in chunks of 4 (outputs) and in elements (lse).
+pub(crate) struct States {
+    pub states: u64,
+    pub lse: u64,
+    pub strides: [u32; 2],
+    pub lse_strides: [u32; 2],
+    /// Address of the tables, and the first word of the header in them.
+    pub tables: u64,
+    pub header: u32,
+}
+
+fn blocks(spec: &LayerSpec, rows: usize) -> usize {
+    (rows * spec.num_q_heads).div_ceil(WARPS)
+}
+
+/// The launch in words, for the plan's `Display`.
+pub(super) fn describe(spec: &LayerSpec, rows: usize) -> String {
+    format!("{} blocks of {THREADS} ({})", blocks(spec, rows), variant(spec.head_dim_v, spec.dtype).options())
+}
+
+/// Address and strides in elements of an lse `[.., heads]`, which may lie anywhere.
+fn lse_place(gpu: &Arc<Gpu>, argument: &'static str, lse: &Tensor) -> Result<(u64, [u32; 2])> {
+    let (address, []) = place(gpu, OP, argument, lse, 1)?;
+    match *lse.strides() {
+        [row, head] if row <= u32::MAX as usize => Ok((address, [row as u32, head as u32])),
+        _ => {
+            let what = format!("{argument} with strides {:?} on CUDA", lse.strides());
+            Err(Error::unsupported(OP, what, "strides below 2^32"))
+        }
+    }
+}
+
+/// Launches the merge over states that may be a tensor's or another operation's scratch memory.
+pub(crate) fn launch_states(gpu: &Arc<Gpu>, outputs: &Outputs<'_>, states: &States) -> Result<()> {
+    let spec = outputs.spec;
+    let heads = outputs.rows.saturating_mul(spec.num_q_heads);
+    if heads > u32::MAX as usize {
+        let what = format!("{} rows of {} heads on CUDA", outputs.rows, spec.num_q_heads);
+        return Err(Error::unsupported(OP, what, "fewer than 2^32 heads in one launch"));
+    }
+    let (gate, gate_strides) =
+        outputs.gate.map(|t| place(gpu, OP, "gate", t, CHUNK)).transpose()?.unwrap_or((0, [0; 2]));
+    let (out, out_strides) = place::<2>(gpu, OP, "out", outputs.out, CHUNK)?;
+    let (lse, lse_strides) = outputs.lse.map(|t| lse_place(gpu, "lse", t)).transpose()?.unwrap_or((0, [0; 2]));
+    let from_start = |[row, head]: [u32; 2]| [0, row, head];
+    let places = MergePlaces {
+        states: from_start(states.strides),
+        state_lse: from_start(states.lse_strides),
+        gate: from_start(gate_strides),
+        out: from_start(out_strides),
+        lse: from_start(lse_strides),
+        header: states.header,
+    };
+    let args = Args {
+        params: MergeParams::new(outputs, &places),
+        states: states.states,
+        state_lse: states.lse,
+        tables: states.tables,
+        constants: outputs.constants.buffer.block(gpu, OP, "constants")?.address(),
+        gate,
+        out,
+        lse,
+    };
+    gpu.launch(&Launch {
+        kernel: &*gpu.kernel(&variant(spec.head_dim_v, spec.dtype))?,
+        groups: blocks(spec, outputs.rows),
+        threads: THREADS,
+        shared_bytes: 0,
+        args: bytemuck::bytes_of(&args),
+    })
+}
+
+pub(super) fn warm_up(plan: &MergePlan, gpu: &Arc<Gpu>, workspace: &mut Workspace) -> Result<()> {
+    gpu.kernel(&variant(plan.spec.head_dim_v, plan.spec.dtype))?;
+    workspace.load_cuda(OP, gpu, plan.id, 0, || plan.tables()).map(|_| ())
+}
+
+pub(super) fn run(plan: &MergePlan, gpu: &Arc<Gpu>, args: &MergeArgs<'_>, workspace: &mut Workspace) -> Result<()> {
+    let read = [Some(args.states), Some(args.state_lse), args.gate];
+    for (name, written) in [("out", Some(args.out)), ("lse", args.lse)] {
+        let Some(written) = written else { continue };
+        if read.into_iter().flatten().any(|t| t.buffer().is_same(written.buffer())) {
+            return Err(Error::invalid(OP, name, "memory apart from what is read", "the same"));
+        }
+    }
+    let (states, strides) = place(gpu, OP, "states", args.states, CHUNK)?;
+    let (lse, lse_strides) = lse_place(gpu, "state_lse", args.state_lse)?;
+    let outputs = Outputs {
+        spec: &plan.spec,
+        constants: args.constants,
+        gate: args.gate,
+        out: args.out,
+        lse: args.lse,
+        rows: plan.rows(),
+    };
+    let tables = workspace.load_cuda(OP, gpu, plan.id, 0, || plan.tables())?.tables;
+    launch_states(gpu, &outputs, &States { states, lse, strides, lse_strides, tables, header: 0 })
+}
