@@ -51,7 +51,7 @@ fn published_sizes_give_the_presets() {
         (LLAMA3, &[(31, LayerSpec::llama3())]),
         (LLAMA4_SCOUT, &[(46, LayerSpec::llama4_scout_chunked()), (47, LayerSpec::llama4_full())]),
         (LLAMA4_MAVERICK, &[(0, LayerSpec::llama4_maverick_chunked()), (3, LayerSpec::llama4_full())]),
-        (MLLAMA, &[(2, LayerSpec::llama3()), (3, LayerSpec::llama32_vision_cross())]),
+        (MLLAMA, &[(2, LayerSpec::llama32_vision_self()), (3, LayerSpec::llama32_vision_cross())]),
         (MUSE_SPARK, &[(60, converted(LayerSpec::muse_spark_window())), (61, LayerSpec::muse_spark_full())]),
         (MUSE_GLIMMER, &[(0, LayerSpec::muse_glimmer_window()), (51, LayerSpec::muse_glimmer_full())]),
         (MUSE_DRAFTER, &[(4, LayerSpec::muse_glimmer_drafter())]),

@@ -127,3 +127,14 @@ fn a_prefix_sees_itself() {
     let rule = |q: i32, k: i32, _: bool| k <= q || (q < 9 && k < 9);
     assert_eq!(check(&LayerSpec::paligemma(), &[(IMAGE, 9), (TEXT, 8)], &rule), Ok(()));
 }
+
+/// One view serves self-attention layers, which see no image, and cross-attention layers, which see nothing else; text
+/// before the first image sees nothing there.
+#[test]
+fn cross_attention_sees_images_alone() {
+    let spans = [(TEXT, 4), (IMAGE, 6), (TEXT, 7)];
+    let image = 4..10;
+    let is_image = |k: i32| image.contains(&k);
+    assert_eq!(check(&LayerSpec::llama32_vision_self(), &spans, &|q, k, _| k <= q && !is_image(k)), Ok(()));
+    assert_eq!(check(&LayerSpec::llama32_vision_cross(), &spans, &|q, k, _| k <= q && is_image(k)), Ok(()));
+}

@@ -4,7 +4,7 @@ use super::fields::Fields;
 use super::layers::{FULL, by_type, heads, layer_types, unknown_type};
 use super::rope::RopeConfig;
 use crate::Result;
-use crate::kv::{Birth, Death, Lifetime, Lifetimes};
+use crate::kv::{Birth, Death, Lifetime, Lifetimes, Modality};
 use crate::layer::model::ModelSpec;
 use crate::layer::{LayerSpec, Norm, Pairing, Temperature};
 
@@ -74,7 +74,8 @@ pub(super) fn llama4(fields: &Fields) -> Result<ModelSpec> {
     })
 }
 
-/// Llama 3 layers, and among them layers whose keys are those of images.
+/// Llama 3 layers that do not see images, and among them layers that see nothing else: see
+/// [`LayerSpec::llama32_vision_self`].
 pub(super) fn with_cross_layers(fields: &Fields) -> Result<ModelSpec> {
     let base = heads(fields)?;
     let rope = RopeConfig::read(fields, None, Some(5e5))?.rope(fields, base.head_dim, Pairing::Half)?;
@@ -85,10 +86,20 @@ pub(super) fn with_cross_layers(fields: &Fields) -> Result<ModelSpec> {
     let count = fields.usize("num_hidden_layers")?;
     let types: Vec<String> =
         (0..count).map(|i| if cross.contains(&i) { "cross_attention".into() } else { FULL.into() }).collect();
+    let hidden = Lifetime { birth: Birth::Causal, death: Death::At(0) };
     by_type("mllama", &types, |of| {
         Ok(Some(match of {
-            FULL => LayerSpec { rope: Some(rope.clone()), ..base.clone() },
-            _ => LayerSpec { q_norm: norm, k_norm: norm, ..base.clone() },
+            FULL => LayerSpec {
+                rope: Some(rope.clone()),
+                lifetimes: Lifetimes::causal().with(Modality::Image, hidden.birth, hidden.death),
+                ..base.clone()
+            },
+            _ => LayerSpec {
+                q_norm: norm,
+                k_norm: norm,
+                lifetimes: Lifetimes::all(hidden).with(Modality::Image, Birth::Causal, Death::Never),
+                ..base.clone()
+            },
         }))
     })
 }

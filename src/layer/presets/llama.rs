@@ -1,6 +1,6 @@
 //! Llama 3, Llama 3.2 Vision, Llama 4.
 
-use crate::kv::{Birth, Death, Lifetime, Lifetimes};
+use crate::kv::{Birth, Death, Lifetime, Lifetimes, Modality};
 use crate::layer::{LayerSpec, Llama3Scaling, Norm, Pairing, Rope, Temperature};
 
 impl LayerSpec {
@@ -24,14 +24,28 @@ impl LayerSpec {
         }
     }
 
-    /// Llama 3.2 Vision 11B, cross-attention layer: 32/8 heads of 128, no rotation, weighted QK norm. Its keys are those of
-    /// images alone, in a cache of their own; a row that sees no image gives zeros. (The published code lets such a row
-    /// see everything and then drops most of what it made; drop the row instead.)
+    /// Llama 3.2 Vision 11B, self-attention layer: Llama 3's, which does not see the tokens of images. One view serves both
+    /// kinds of layers: an image is a span of it, and positions of text do not count its tokens
+    /// ([`crate::kv::KvCache::append_at`]).
+    pub fn llama32_vision_self() -> Self {
+        LayerSpec {
+            name: "llama32_vision.self".into(),
+            lifetimes: Lifetimes::causal().with(Modality::Image, Birth::Causal, Death::At(0)),
+            ..LayerSpec::llama3()
+        }
+    }
+
+    /// Llama 3.2 Vision 11B, cross-attention layer: 32/8 heads of 128, no rotation, weighted QK norm, and only the tokens of
+    /// images are seen, those of text have no keys. A row that sees no image gives zeros; the published code lets such a
+    /// row see everything and then drops most of what it made. An image is seen by all text behind it; where a second
+    /// image shall hide the first one, give the rows behind it a gap.
     pub fn llama32_vision_cross() -> Self {
+        let hidden = Lifetime { birth: Birth::Causal, death: Death::At(0) };
         LayerSpec {
             name: "llama32_vision.cross".into(),
             q_norm: Norm::RmsScaled { eps: 1e-5 },
             k_norm: Norm::RmsScaled { eps: 1e-5 },
+            lifetimes: Lifetimes::all(hidden).with(Modality::Image, Birth::Causal, Death::Never),
             ..LayerSpec::new(32, 8, 128)
         }
     }

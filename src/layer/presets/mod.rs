@@ -29,6 +29,7 @@ impl LayerSpec {
             LayerSpec::muse_vision_window(),
             LayerSpec::muse_vision_full(),
             LayerSpec::llama3(),
+            LayerSpec::llama32_vision_self(),
             LayerSpec::llama32_vision_cross(),
             LayerSpec::llama4_scout_chunked(),
             LayerSpec::llama4_maverick_chunked(),
