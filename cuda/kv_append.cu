@@ -2,7 +2,7 @@
 //
 //   q[row, h]             = scale * temperature[row] * rotate(norm_q(packed.q[row, h]))
 //   k[page, h, slot]      =         rotate(norm_k(packed.k[row, h]))      page * page_size + slot = places[row]
-//   v[page, h, slot]      =                norm_v(packed.v[row, h])
+//   v[page, h, slot]      = v_scale * norm_v(packed.v[row, h])
 //   norm(x)               = x / sqrt(mean(x^2) + eps), then * w or * (1 + w), or nothing
 //   rotate: lanes (a, b) of pair j -> mscale * (a cos - b sin, b cos + a sin), angle = position[axis[j]] * inv_freq[j];
 //           lanes outside the pairs pass
@@ -79,7 +79,7 @@ struct Params {
     f32 q_scale;
     // 1 if each row has a factor of its own for q.
     u32 temperature;
-    u32 pad_1;
+    f32 v_scale;
     u32 pad_2;
 };
 
@@ -278,7 +278,7 @@ DEVICE void store(const KvAppendArgs& args, const Head& head, u32 member, const 
         } else if (head.part == PART_K) {
             store_chunk(args.k, head.target + chunk, chunks.x[n]);
         } else {
-            store_chunk(args.v, head.target + chunk, chunks.x[n]);
+            store_chunk(args.v, head.target + chunk, chunks.x[n] * args.params.v_scale);
         }
     }
 }

@@ -2,7 +2,7 @@
 //
 //   q[row, h]             = scale * temperature[row] * rotate(norm_q(packed.q[row, h]))
 //   k[page, h, slot]      =         rotate(norm_k(packed.k[row, h]))      page * page_size + slot = places[row]
-//   v[page, h, slot]      =                norm_v(packed.v[row, h])
+//   v[page, h, slot]      = v_scale * norm_v(packed.v[row, h])
 //   norm(x)               = x / sqrt(mean(x^2) + eps), then * w or * (1 + w), or nothing
 //   rotate: lanes (a, b) of pair j -> mscale * (a cos - b sin, b cos + a sin), angle = position[axis[j]] * inv_freq[j];
 //           lanes outside the pairs pass
@@ -71,7 +71,7 @@ struct Params {
     q_scale: f32,
     // 1 if each row has a factor of its own for q.
     temperature: u32,
-    pad_1: u32,
+    v_scale: f32,
     pad_2: u32,
 }
 
@@ -123,7 +123,7 @@ fn store(head: Head, chunk: u32, x: vec4<f32>) {
     } else if head.part == PART_K {
         k[at] = pack_k(x);
     } else {
-        v[at] = pack_v(x);
+        v[at] = pack_v(x * params.v_scale);
     }
 }
 

@@ -219,9 +219,12 @@ fn a_known_field_with_an_unknown_value_is_refused_by_name() {
         (KIMI_LINEAR, "mla_use_nope", "false"),
         (KIMI_K25, "add_cross_attention", "true"),
         (QWEN35, "partial_rotary_factor", "0"),
+        (GEMMA4, "per_layer_config", r#"{"0": {"head_dim": 128}}"#), // a window layer
+        (GEMMA4, "per_layer_config", r#"{"5": {"head_dim": 128, "sliding_window": 9}}"#),
     ] {
         // A field within an object is named as well as the object.
-        let inner = ["dynamic", "ramp", "mrope_section"].into_iter().find(|name| value.contains(name));
+        let inner =
+            ["dynamic", "ramp", "mrope_section", "sliding_window"].into_iter().find(|name| value.contains(name));
         let field = if field == "torch_dtype" { "dtype" } else { field };
         let json = match (field, json) {
             // This config has the factor among the rotation's.

@@ -77,7 +77,7 @@ fn projections_to_output_projection() {
         let (tokens, queries) = (golden.tokens(), golden.queries());
         let (heads, kv, dim, dim_v) = (spec.num_q_heads, spec.num_kv_heads, spec.head_dim, spec.head_dim_v);
         for device in devices() {
-            let layout = spec.packed();
+            let layout = layer.layout;
             let packed = tensor(device, &[tokens, layout.width], &layer.packed);
             let constants = LayerConstants::new(device, spec, layer.weights.clone()).unwrap();
             let q = poisoned(device, DType::F32, &[tokens, heads, dim]);

@@ -17,6 +17,7 @@
 //! - kernel, v normed with the eps of q: the table, the property;
 //! - kernel, and in turn the CUDA kernel, the temperature of the next row; definition, steps counted from 0: the table, the
 //!   property, the recordings;
+//! - kernel, and in turn the CUDA kernel, k scaled in v's place: the table, the property, the recordings;
 //! - CUDA kernel, every token in its page's even neighbour: the table, the property, the recordings, all laws but two;
 //! - CUDA kernel, no barrier between the row's cosines and their use, or between a head's lanes and their partners: the
 //!   table and the property, by the poison of shared memory;
@@ -40,7 +41,7 @@ mod refusals;
 #[path = "kv_append/setup.rs"]
 mod setup;
 use case::{CASES, Case, any_case};
-use setup::{Setup, append};
+use setup::{Setup, append_from};
 
 /// Runs a case on every device and compares with the reference.
 fn check(case: &Case) -> Result<(), String> {
@@ -83,13 +84,16 @@ fn recordings_of_published_models_are_met() {
         let layer = Layer::of(&golden);
         let spec = &layer.spec;
         for device in devices() {
-            let (q, k, v) = append(device, spec, layer.weights.clone(), &layer.packed, &layer.positions);
-            // The recording's angles are f32, position * inv_freq with both rounded at 2^-24: up to 24 rad where the
-            // frequency is not exactly 1, so 3e-6 rad. It moves a lane by that much of its partner.
+            let kind = (spec, layer.layout);
+            let (q, k, v) = append_from(device, kind, layer.weights.clone(), &layer.packed, &layer.positions);
+            // The recording's angles are f32: position * inv_freq with both rounded at 2^-24, so off by 2^-23 of
+            // themselves where the frequency is not exactly 1. It moves a lane by that much of its partner.
+            let frequencies = spec.rope.iter().flat_map(|r| &r.inv_freq).filter(|&&f| f < 1.0);
+            let radians = frequencies.fold(0.0, |most: f64, f| most.max(*f)) as f32 * golden.tokens() as f32;
             let tol = |want: &[f32]| {
                 let base = F32.tolerance();
                 let largest = want.iter().fold(0f32, |most, x| most.max(x.abs()));
-                Tolerance { atol: base.atol + if spec.rope.is_some() { 3e-6 * largest } else { 0.0 }, ..base }
+                Tolerance { atol: base.atol + radians / (1u32 << 23) as f32 * largest, ..base }
             };
             let what = |n: &str| format!("{name} {n} on {device}");
             let (want_q, want_k) = (recorded_lanes(&golden, "attn.q"), recorded_lanes(&golden, "attn.k"));

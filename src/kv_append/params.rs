@@ -96,7 +96,7 @@ pub(super) struct Params {
     pub mscale: f32,
     pub q_scale: f32,
     pub temperature: u32,
-    pub pad_1: u32,
+    pub v_scale: f32,
     pub pad_2: u32,
 }
 
@@ -147,7 +147,7 @@ impl Params {
             mscale: rope.map_or(1.0, |r| r.mscale),
             q_scale: s.q_scale,
             temperature: u32::from(s.q_temperature.is_some()),
-            pad_1: 0,
+            v_scale: s.v_scale,
             pad_2: 0,
         }
     }

@@ -77,6 +77,8 @@ pub struct LayerSpec {
     pub q_scale: f32,
     /// Multiplies q by a function of its position as well.
     pub q_temperature: Option<Temperature>,
+    /// Multiplies v after its norm, before it is stored (MiMo); 1 otherwise.
+    pub v_scale: f32,
     /// `cap * tanh(score / cap)` on the scaled scores.
     pub soft_cap: Option<f32>,
     /// Whether each query head has a sink: a logit that takes part in the softmax and carries no value.
@@ -113,6 +115,7 @@ impl LayerSpec {
             softmax_scale: 1.0 / (head_dim as f32).sqrt(),
             q_scale: 1.0,
             q_temperature: None,
+            v_scale: 1.0,
             soft_cap: None,
             sinks: false,
             rope: None,
@@ -149,9 +152,9 @@ impl LayerSpec {
         if self.group() > 64 {
             return Err(Error::unsupported(op, format!("{} query heads per KV head", self.group()), "1 to 64"));
         }
-        if !self.softmax_scale.is_finite() || !self.q_scale.is_finite() {
-            let got = format!("{} and {}", self.softmax_scale, self.q_scale);
-            return Err(Error::invalid(op, "softmax_scale and q_scale", "finite numbers", got));
+        if ![self.softmax_scale, self.q_scale, self.v_scale].iter().all(|scale| scale.is_finite()) {
+            let got = format!("{}, {} and {}", self.softmax_scale, self.q_scale, self.v_scale);
+            return Err(Error::invalid(op, "softmax_scale, q_scale and v_scale", "finite numbers", got));
         }
         if self.soft_cap.is_some_and(|c| !(c > 0.0 && c.is_finite())) {
             return Err(Error::invalid(op, "soft_cap", "a positive number", format!("{:?}", self.soft_cap)));

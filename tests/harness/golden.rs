@@ -25,9 +25,10 @@ pub fn recordings() -> Vec<(&'static str, Golden)> {
             vec![$(($name, Golden::load(include_bytes!(concat!("../golden/", $name, ".safetensors"))))),*]
         };
     }
-    load!("deepseek_v3.0" "gemma2.0" "gemma2.1" "gemma3.0" "gemma3.1" "gpt_oss.0" "gpt_oss.1" "llama3.0" "llama4.0"
-        "llama4.1" "modernbert.0" "modernbert.1" "muse_glimmer.0" "muse_glimmer.1" "muse_glimmer_assistant.0"
-        "muse_spark.0" "muse_spark.1" "muse_vision.0" "muse_vision.1" "qwen25vl.0")
+    load!("deepseek_v3.0" "deepseek_yarn.0" "gemma2.0" "gemma2.1" "gemma3.0" "gemma3.1" "gemma4.0" "gemma4.1" "gpt_oss.0"
+        "gpt_oss.1" "kimi_linear.0" "llama3.0" "llama4.0" "llama4.1" "mimo_v2.0" "mimo_v2.1" "ministral3.0" "modernbert.0"
+        "modernbert.1" "muse_glimmer.0" "muse_glimmer.1" "muse_glimmer_assistant.0" "muse_spark.0" "muse_spark.1"
+        "muse_vision.0" "muse_vision.1" "qwen25vl.0" "qwen3_5.0" "qwen3_vl.0")
 }
 
 impl Golden {
@@ -56,6 +57,10 @@ impl Golden {
 
     pub fn shape(&self, name: &str) -> &[usize] {
         &self.tensors.get(name).unwrap_or_else(|| panic!("the recording has no {name}")).shape
+    }
+
+    pub fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
     }
 
     /// The model's family.

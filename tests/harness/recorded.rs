@@ -14,15 +14,24 @@ pub struct Layer {
     pub spans: Vec<(Modality, usize)>,
     /// Per token the position on each axis.
     pub positions: Vec<[i32; 4]>,
-    /// Rows of the packed projection, `[tokens, layout.width]`, in the layout of [`LayerSpec::packed`].
+    /// Where the parts of a packed row lie, as the family's projections have them.
+    pub layout: PackedLayout,
+    /// Rows of the packed projection, `[tokens, layout.width]`.
     pub packed: Vec<f32>,
     pub weights: LayerWeights,
 }
 
 impl Layer {
     pub fn of(golden: &Golden) -> Layer {
+        let spec = spec(golden);
+        let layout = match golden.case() {
+            "qwen3_5" => spec.packed_gate_by_head(),
+            _ if !golden.has("raw.v_proj.out") && golden.case() == "gemma4" => spec.packed_shared_kv(),
+            _ => spec.packed(),
+        };
         Layer {
-            spec: spec(golden),
+            spec,
+            layout,
             spans: spans(golden),
             positions: positions(golden),
             packed: packed(golden),
@@ -53,7 +62,6 @@ pub fn spec(golden: &Golden) -> LayerSpec {
         lifetimes,
         ..LayerSpec::new(q[1], k[1], dim)
     };
-    let number = |of: &Value, name: &str| of[name].as_f64().unwrap_or_else(|| panic!("no {name} in {of}"));
     let rope = &config["rope_parameters"];
     let of_kind = |parameters: &Value| {
         assert_eq!(parameters["rope_type"], "default");
@@ -103,13 +111,7 @@ pub fn spec(golden: &Golden) -> LayerSpec {
             }
         }
         "gpt_oss" => {
-            let yarn = Yarn {
-                truncate: rope["truncate"].as_bool().expect("truncate"),
-                beta_fast: number(rope, "beta_fast"),
-                beta_slow: number(rope, "beta_slow"),
-                ..Yarn::new(number(rope, "factor"), number(rope, "original_max_position_embeddings"))
-            };
-            LayerSpec { rope: Some(Rope::yarn(dim, number(rope, "rope_theta"), Pairing::Half, &yarn)), ..spec }
+            LayerSpec { rope: Some(Rope::yarn(dim, number(rope, "rope_theta"), Pairing::Half, &yarn(rope))), ..spec }
         }
         "llama3" => {
             let scaling = Llama3Scaling {
@@ -154,19 +156,101 @@ pub fn spec(golden: &Golden) -> LayerSpec {
             };
             LayerSpec { rope: Some(of_kind(&rope[kind])), lifetimes, ..spec }
         }
-        "qwen25vl" => {
-            let sections = rope["mrope_section"].as_array().expect("sections");
-            let sections: Vec<usize> = sections.iter().filter_map(|s| s.as_u64()).map(|s| s as usize).collect();
-            LayerSpec { rope: Some(of_kind(rope).with_sections(&sections)), ..spec }
+        "qwen25vl" => LayerSpec { rope: Some(of_kind(rope).with_sections(&sections(rope))), ..spec },
+        "qwen3_vl" => LayerSpec {
+            rope: Some(of_kind(rope).with_interleaved_sections(sections(rope))),
+            q_norm: Norm::RmsScaled { eps: rms_eps() },
+            k_norm: Norm::RmsScaled { eps: rms_eps() },
+            ..spec
+        },
+        "qwen3_5" => {
+            let lanes = (dim as f64 * number(rope, "partial_rotary_factor")) as usize;
+            let rope =
+                Rope::plain(lanes, number(rope, "rope_theta"), Pairing::Half).with_interleaved_sections(sections(rope));
+            LayerSpec {
+                rope: Some(rope),
+                q_norm: Norm::RmsOnePlus { eps: rms_eps() },
+                k_norm: Norm::RmsOnePlus { eps: rms_eps() },
+                gate: Gate::Sigmoid,
+                ..spec
+            }
         }
-        "deepseek_v3" => {
+        // Images see themselves within the window, and on global layers not at all.
+        "gemma4" => {
+            let lifetimes = match window {
+                Some(w) => lifetimes.with(Modality::Image, Birth::SpanStart, Death::Window(w)),
+                None => lifetimes,
+            };
+            let full = &rope["full_attention"];
+            let proportional = || {
+                assert_eq!(full["rope_type"], "proportional");
+                let lanes = (dim as f64 * number(full, "partial_rotary_factor")) as usize;
+                Rope::proportional(dim, lanes, number(full, "rope_theta"))
+            };
+            LayerSpec {
+                rope: Some(window.map_or_else(proportional, |_| of_kind(&rope["sliding_attention"]))),
+                q_norm: Norm::RmsScaled { eps: rms_eps() },
+                k_norm: Norm::RmsScaled { eps: rms_eps() },
+                v_norm: Norm::Rms { eps: rms_eps() },
+                lifetimes,
+                ..spec
+            }
+        }
+        // The window of this config counts the query's own slot; that of the published one does not.
+        "mimo_v2" => {
+            let rope = &rope[if window.is_some() { "sliding_attention" } else { "full_attention" }];
+            let lanes = (dim as f64 * number(rope, "partial_rotary_factor")) as usize;
+            LayerSpec {
+                rope: Some(Rope::plain(lanes, number(rope, "rope_theta"), Pairing::Half)),
+                v_scale: golden.config("attention_value_scale") as f32,
+                ..spec
+            }
+        }
+        "ministral3" => {
+            let interval = number(rope, "original_max_position_embeddings") as u32;
+            let beta = number(rope, "llama_4_scaling_beta") as f32;
+            LayerSpec {
+                rope: Some(Rope::yarn(dim, number(rope, "rope_theta"), Pairing::Half, &yarn(rope))),
+                q_temperature: Some(Temperature { beta, interval, offset: 0 }),
+                ..spec
+            }
+        }
+        "deepseek_v3" | "deepseek_yarn" => {
             let (nope, lanes) =
                 (golden.config("qk_nope_head_dim") as usize, golden.config("qk_rope_head_dim") as usize);
-            assert_eq!((nope + lanes, &rope["rope_type"]), (dim, &Value::from("default")));
-            let rope = Rope::plain(lanes, number(rope, "rope_theta"), Pairing::Adjacent).at_lane(nope);
-            LayerSpec { rope: Some(rope), ..spec }
+            assert_eq!(nope + lanes, dim);
+            let theta = number(rope, "rope_theta");
+            let turned = match rope["rope_type"].as_str() {
+                Some("yarn") => Rope::yarn(lanes, theta, Pairing::Adjacent, &yarn(rope)),
+                _ => Rope::plain(lanes, theta, Pairing::Adjacent),
+            };
+            LayerSpec { rope: Some(turned.at_lane(nope)), ..spec }
         }
+        "kimi_linear" => spec, // latent attention in which nothing turns
         other => panic!("no layer kind for recordings of {other}"),
+    }
+}
+
+fn number(of: &Value, name: &str) -> f64 {
+    of[name].as_f64().unwrap_or_else(|| panic!("no {name} in {of}"))
+}
+
+/// Lane pairs of each of the three axes.
+fn sections(rope: &Value) -> [usize; 3] {
+    let list = rope["mrope_section"].as_array().expect("sections");
+    [0, 1, 2].map(|axis| list[axis].as_u64().expect("a number of pairs") as usize)
+}
+
+fn yarn(rope: &Value) -> Yarn {
+    let plain = Yarn {
+        truncate: rope["truncate"].as_bool().unwrap_or(true),
+        beta_fast: number(rope, "beta_fast"),
+        beta_slow: number(rope, "beta_slow"),
+        ..Yarn::new(number(rope, "factor"), number(rope, "original_max_position_embeddings"))
+    };
+    match rope["mscale_all_dim"].as_f64() {
+        Some(all_dim) => plain.with_mscale(number(rope, "mscale"), all_dim),
+        None => plain,
     }
 }
 
@@ -222,7 +306,7 @@ fn patches(grid: &Value, side: usize) -> Vec<[i32; 4]> {
 fn packed(golden: &Golden) -> Vec<f32> {
     let tokens = golden.tokens();
     let recorded = |name: &str| golden.tensors.get(&format!("raw.{name}.out")).map(|t| t.values.clone());
-    let parts: Vec<Vec<f32>> = if golden.case() == "deepseek_v3" {
+    let parts: Vec<Vec<f32>> = if golden.has("raw.kv_b_proj.out") {
         expanded_latents(golden)
     } else if let Some(fused) = recorded("Wqkv") {
         vec![fused]
@@ -258,7 +342,8 @@ fn expanded_latents(golden: &Golden) -> Vec<Vec<f32>> {
             v.extend_from_slice(&own[nope..]);
         }
     }
-    vec![golden.values("raw.q_b_proj.out").to_vec(), k, v]
+    let q = if golden.has("raw.q_b_proj.out") { "raw.q_b_proj.out" } else { "raw.q_proj.out" };
+    vec![golden.values(q).to_vec(), k, v]
 }
 
 /// The norm weights and sinks of the layer.
@@ -276,7 +361,7 @@ fn weights(golden: &Golden) -> LayerWeights {
 /// first lanes of its adjacent pairs before the second ones.
 pub fn recorded_lanes(golden: &Golden, name: &str) -> Vec<f32> {
     let x = golden.by_token(name);
-    if golden.case() != "deepseek_v3" {
+    if !golden.case().starts_with("deepseek") {
         return x;
     }
     let (nope, rope) = (golden.config("qk_nope_head_dim") as usize, golden.config("qk_rope_head_dim") as usize);

@@ -27,7 +27,11 @@ pub(super) fn gpt_oss(fields: &Fields) -> Result<ModelSpec> {
 /// count the query's own slot; the `sliding_window` of configs written by `transformers` does.
 pub(super) fn mimo(fields: &Fields) -> Result<ModelSpec> {
     let base = heads(fields)?;
-    let base = LayerSpec { head_dim_v: fields.usize_if("v_head_dim")?.unwrap_or(base.head_dim), ..base };
+    let base = LayerSpec {
+        head_dim_v: fields.usize_if("v_head_dim")?.unwrap_or(base.head_dim),
+        v_scale: fields.f64_if("attention_value_scale")?.unwrap_or(1.0) as f32,
+        ..base
+    };
     let published = fields.slots_if("sliding_window_size")?.map(|w| w.saturating_add(1));
     let own = fields.slots_if("sliding_window")?;
     let Some(window) = published.or(own) else {
@@ -39,8 +43,7 @@ pub(super) fn mimo(fields: &Fields) -> Result<ModelSpec> {
         None => i > 0 && !(i + 1).is_multiple_of(6),
     };
     let types = layer_types(fields, |i, _| if is_window(i) { WINDOW } else { FULL })?;
-    // A constant on v, which belongs into the output projection; a chunk that no layer uses.
-    fields.skip(&["attention_value_scale", "attention_chunk_size"]);
+    fields.skip(&["attention_chunk_size"]); // no layer is chunked
     let window_theta = fields.f64_if("swa_rope_theta")?;
     let has_old_theta = window_theta.is_some();
     let window_heads = fields.usize_if("swa_num_attention_heads")?.unwrap_or(base.num_q_heads);
@@ -60,7 +63,8 @@ pub(super) fn mimo(fields: &Fields) -> Result<ModelSpec> {
             if has_old_theta {
                 rope.theta = window_theta.unwrap_or(rope.theta);
             }
-            let base = LayerSpec { head_dim_v: window_dim_v, ..LayerSpec::new(window_heads, window_kv, window_dim) };
+            let heads = LayerSpec::new(window_heads, window_kv, window_dim);
+            let base = LayerSpec { head_dim_v: window_dim_v, v_scale: base.v_scale, ..heads };
             Ok(Some(LayerSpec {
                 sinks: window_sinks,
                 rope: Some(rope.rope(fields, window_dim, Pairing::Half)?),

@@ -111,16 +111,12 @@ pub(super) fn fourth(fields: &Fields) -> Result<ModelSpec> {
         ..base
     };
     let window = fields.slots_if("sliding_window")?.unwrap_or(512);
-    let global_dim = fields.usize_if("global_head_dim")?.unwrap_or(512);
-    let global_heads = fields.usize_if("num_global_key_value_heads")?;
-    // Whether K and V of global layers are one projection; their heads are `num_global_key_value_heads` only then.
-    let is_shared = fields.bool_if("attention_k_eq_v")?.unwrap_or(false);
-    let global_heads = global_heads.filter(|_| is_shared).unwrap_or(base.num_kv_heads);
     let sharing = fields.usize_if("num_kv_shared_layers")?.unwrap_or(0);
     let mut types = layer_types(fields, |i, _| if (i + 1).is_multiple_of(6) { FULL } else { WINDOW })?;
     if let Some(last) = types.last_mut() {
         *last = FULL.into();
     }
+    let (global_dim, global_heads) = global_layers(fields, &base, &types)?;
     let has_ropes = fields.get("rope_parameters").is_some();
     let mut model = by_type("gemma4", &types, |of| {
         let spec = match of {
@@ -160,4 +156,35 @@ pub(super) fn fourth(fields: &Fields) -> Result<ModelSpec> {
         }
     }
     Ok(model)
+}
+
+/// Head dim and KV heads of Gemma 4's global layers. Published configs name them once; those that `transformers` writes have
+/// them for each layer, where they differ from the window layers'.
+fn global_layers(fields: &Fields, base: &LayerSpec, types: &[String]) -> Result<(usize, usize)> {
+    let named_dim = fields.usize_if("global_head_dim")?;
+    let named_heads = fields.usize_if("num_global_key_value_heads")?;
+    // Whether K and V of global layers are one projection; only then do they have KV heads of their own.
+    let is_shared = fields.bool_if("attention_k_eq_v")?.unwrap_or(false);
+    let Some(by_layer) = fields.object_if("per_layer_config")? else {
+        let heads = named_heads.filter(|_| is_shared).unwrap_or(base.num_kv_heads);
+        return Ok((named_dim.unwrap_or(512), heads));
+    };
+    let mut found = None;
+    for (layer, _) in types.iter().enumerate().filter(|(_, of)| *of == FULL) {
+        let mut numbers = (base.head_dim, base.num_kv_heads);
+        if let Some(own) = by_layer.object_if(&layer.to_string())? {
+            numbers.0 = own.usize_if("head_dim")?.unwrap_or(numbers.0);
+            numbers.1 = own.usize_if("num_key_value_heads")?.unwrap_or(numbers.1);
+            own.finish_strictly()?;
+        }
+        if *found.get_or_insert(numbers) != numbers {
+            return Err(fields.unsupported(
+                "per_layer_config",
+                format!("{numbers:?}"),
+                "one shape of all global layers",
+            ));
+        }
+    }
+    by_layer.finish_strictly()?; // window layers are as the config says outside
+    Ok(found.unwrap_or((base.head_dim, base.num_kv_heads)))
 }

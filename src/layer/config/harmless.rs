@@ -155,7 +155,6 @@ const HARMLESS: &[&str] = &[
     "output_multiplier",
     "cross_attention_hidden_size",
     "latent_moe_use_norm",
-    "per_layer_config",
 ];
 
 /// Beginnings and ends of names of experts, tokens, towers, training and generation.

@@ -42,7 +42,7 @@ impl LayerSpec {
     }
 
     /// MiMo-V2-Flash, window layer: 64/8 heads of 192/128, a sink per head, 64 lanes turn. Its window of 128 does not count
-    /// the query's own slot: 129 here. The factor 0.707 on v belongs into the output projection.
+    /// the query's own slot: 129 here.
     pub fn mimo_v2_window() -> Self {
         LayerSpec {
             name: "mimo_v2.window".into(),
@@ -54,11 +54,12 @@ impl LayerSpec {
         }
     }
 
-    /// MiMo-V2-Flash, full layer: 64/4 heads of 192/128, no sinks.
+    /// MiMo-V2-Flash, full layer: 64/4 heads of 192/128, 64 lanes turn, v times 0.707, no sinks.
     pub fn mimo_v2_full() -> Self {
         LayerSpec {
             name: "mimo_v2.full".into(),
             head_dim_v: 128,
+            v_scale: 0.707,
             rope: Some(Rope::plain(64, 5e6, Pairing::Half)),
             ..LayerSpec::new(64, 4, 192)
         }
