@@ -12,7 +12,7 @@ mod clock;
 mod shapes;
 
 use clock::Clock;
-use colatent::{Buffer, Device, Result};
+use colatent::{Buffer, Result};
 use serde_json::json;
 use shapes::{Ready, Shape};
 

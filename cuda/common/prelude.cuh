@@ -55,6 +55,13 @@ DEVICE f32 exp2_approx(f32 x) {
     return y;
 }
 
+// 1 / x to 1 ulp, without the call that a division is; subnormal numbers count as 0.
+DEVICE f32 reciprocal_approx(f32 x) {
+    f32 y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
 // Conversions of bits round to nearest, ties to even; a NaN becomes 0x7fff; above the largest is infinity.
 DEVICE f32 f16_to_f32(u16 bits) {
     f32 x;

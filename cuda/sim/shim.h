@@ -183,6 +183,12 @@ static inline f32 exp2_approx(f32 x) {
     return y < smallest ? 0.0f : y;
 }
 
+static inline f32 reciprocal_approx(f32 x) {
+    const f32 smallest = 0x1p-126f;
+    const f32 y = 1.0f / (fabsf(x) < smallest ? 0.0f * x : x);
+    return fabsf(y) < smallest ? 0.0f * y : y;
+}
+
 static inline u16 f32_to_f16(f32 x) {
     const u32 bits = __float_as_uint(x), sign = bits >> 16 & 0x8000, magnitude = bits & 0x7fffffff;
     if (magnitude > 0x7f800000) {

@@ -13,10 +13,13 @@
 //! stay as they are (Hogwild!, arXiv 2504.06261). On a device the call is one work-list launch and one
 //! [merge](crate::merge), however deep the views nest. A row that sees nothing gives `out = 0`, `lse = -inf`.
 
+#[cfg(feature = "cuda")]
+mod cuda;
 mod params;
 mod plan;
 mod problem;
 mod reference;
+mod tables;
 #[cfg(feature = "webgpu")]
 mod webgpu;
 mod worklist;
@@ -36,9 +39,23 @@ impl AttentionPlan {
         match &self.device {
             Device::Reference => reference::run(self, args),
             #[cfg(feature = "cuda")]
-            Device::Cuda(_) => Err(crate::Error::unsupported(problem::OP, "a CUDA device", "reference and WebGPU")),
+            Device::Cuda(gpu) => cuda::run(self, gpu, args, workspace),
             #[cfg(feature = "webgpu")]
             Device::WebGpu(gpu) => gpu.run(|encoder| webgpu::encode(self, gpu, args, workspace, encoder)),
+        }
+    }
+
+    /// Compiles and uploads what runs on a CUDA device need, so that they can be captured into a graph. Other devices
+    /// need nothing.
+    ///
+    /// # Errors
+    /// [`crate::Error::Compile`] with the compiler's log, [`crate::Error::Invalid`] for a workspace of another device.
+    #[cfg_attr(not(feature = "cuda"), allow(unused_variables))]
+    pub fn warm_up(&self, workspace: &mut Workspace) -> Result<()> {
+        match &self.device {
+            #[cfg(feature = "cuda")]
+            Device::Cuda(gpu) => cuda::warm_up(self, gpu, workspace),
+            _ => Ok(()),
         }
     }
 
@@ -63,4 +80,11 @@ impl AttentionPlan {
 #[cfg(feature = "webgpu")]
 pub fn shader_variants() -> Vec<(String, String)> {
     webgpu::covering_variants().iter().map(|v| (format!("attention {}", v.options()), v.wgsl())).collect()
+}
+
+/// Every kind of variant as `(name, CUDA C++)`, for offline compilation: a covering set, not the product.
+#[doc(hidden)]
+#[cfg(feature = "cuda")]
+pub fn cuda_variants() -> Vec<(String, String)> {
+    cuda::covering_variants().iter().map(|v| (format!("attention {}", v.options()), v.cuda())).collect()
 }

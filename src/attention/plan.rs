@@ -31,6 +31,8 @@ pub(crate) enum Work {
 /// What a plan will load and launch.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Stats {
+    /// Keys of a tile.
+    pub tile_keys: usize,
     /// K/V tiles loaded, over all KV heads.
     pub tiles_loaded: u64,
     /// K/V tiles that would be loaded if every view had its own copy of everything it sees.
@@ -79,7 +81,7 @@ impl AttentionPlan {
     pub fn stats(&self) -> Stats {
         match &self.work {
             Work::Views(_) => Stats::default(),
-            Work::List(list) => list.stats(self.spec.num_kv_heads),
+            Work::List(list) => Stats { tile_keys: self.tile.keys, ..list.stats(self.spec.num_kv_heads) },
         }
     }
 
@@ -94,20 +96,19 @@ impl std::fmt::Display for AttentionPlan {
         write!(f, "{OP} on {}: {} rows, layer {}", self.device, self.num_rows, self.spec.name)?;
         match &self.work {
             Work::Views(_) => write!(f, ", by definition"),
-            Work::List(_) => {
+            #[cfg_attr(not(feature = "cuda"), allow(unused_variables))]
+            Work::List(list) => {
                 let (s, t) = (self.stats(), &self.tile);
                 write!(
                     f,
                     ", {} items of up to {} queries x {} keys per tile ({} lanes, chosen for {}), {} tiles ({} unshared), {} partial states",
-                    s.items,
-                    t.queries(),
-                    t.keys(),
-                    t.lanes,
-                    t.reason,
-                    s.tiles_loaded,
-                    s.tiles_unshared,
-                    s.partials
-                )
+                    s.items, t.queries, t.keys, t.lanes, t.reason, s.tiles_loaded, s.tiles_unshared, s.partials
+                )?;
+                match &self.device {
+                    #[cfg(feature = "cuda")]
+                    Device::Cuda(_) => write!(f, "; 2 launches, {}", super::cuda::describe(self, list)),
+                    _ => Ok(()),
+                }
             }
         }
     }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use super::params::AttentionParams;
 use super::plan::Work;
 use super::problem::OP;
-use super::worklist::{KEY_GROUPS, Tile, WorkList, rule_words};
+use super::tables;
+use super::worklist::Tile;
 use super::{AttentionArgs, AttentionPlan};
 use crate::backend::source::Variant;
 use crate::backend::webgpu::{Access, Gpu, Launch, chunks};
@@ -13,16 +14,16 @@ use crate::layer::{LayerSpec, Pairing};
 use crate::merge::webgpu::{Outputs, States, encode_states};
 use crate::{DType, Error, Result, Workspace};
 
-/// Words of the table header; see `shaders/attention.wgsl`. The last four are the merge's header.
-const HEADER_WORDS: usize = 12;
+/// Lanes that share a row of keys; the kernel's layout is (lanes / 8) groups of queries x 8 groups of keys.
+const KEY_GROUPS: usize = 8;
 
 pub(super) fn variant(spec: &LayerSpec, tile: &Tile, has_gap: bool, has_shift: bool) -> Variant {
     let rope = spec.rope.as_ref().filter(|_| has_shift);
     Variant::new("attention")
         .u32("LANES", tile.lanes)
         .u32("KEY_GROUPS", KEY_GROUPS)
-        .u32("QUERIES_PER_LANE", tile.queries_per_lane)
-        .u32("KEYS_PER_LANE", tile.keys_per_lane)
+        .u32("QUERIES_PER_LANE", tile.queries * KEY_GROUPS / tile.lanes)
+        .u32("KEYS_PER_LANE", tile.keys / KEY_GROUPS)
         .u32("GROUP", spec.group())
         .u32("HEAD_CHUNKS", spec.head_dim / 4)
         .u32("VALUE_CHUNKS", spec.head_dim_v / 4)
@@ -40,11 +41,14 @@ pub(super) fn variant(spec: &LayerSpec, tile: &Tile, has_gap: bool, has_shift: b
 /// One variant for each value of each constant: what offline validation compiles.
 pub(super) fn covering_variants() -> Vec<Variant> {
     use crate::layer::Rope;
-    let tiles = [
-        Tile { lanes: 32, queries_per_lane: 16, keys_per_lane: 6, is_spread: true, reason: "" },
-        Tile { lanes: 64, queries_per_lane: 8, keys_per_lane: 6, is_spread: true, reason: "" },
-        Tile { lanes: 128, queries_per_lane: 4, keys_per_lane: 6, is_spread: false, reason: "" },
-    ];
+    let tiles = [32, 64, 128].map(|lanes| Tile {
+        lanes,
+        queries: 64,
+        keys: 48,
+        split_tiles: 10,
+        is_spread: lanes < 128,
+        reason: "",
+    });
     let mut all = Vec::new();
     for (i, dim) in (8..=256).step_by(8).enumerate() {
         for (j, tile) in tiles.iter().enumerate() {
@@ -62,40 +66,6 @@ pub(super) fn covering_variants() -> Vec<Variant> {
     all
 }
 
-/// The work list as the shader reads it, and where the lse of the partial states begins in the scratch memory.
-fn tables(list: &WorkList, spec: &LayerSpec, num_rows: usize) -> Vec<u32> {
-    let mut words = vec![0; HEADER_WORDS];
-    let rules = words.len();
-    words.extend(rule_words(spec));
-    let item_rows = words.len();
-    words.extend(list.item_rows.as_flattened());
-    let runs = words.len();
-    words.extend(list.runs.as_flattened());
-    let pages = words.len();
-    words.extend(&list.pages);
-    let shifts = words.len();
-    if let Some(rope) = &spec.rope {
-        for shift in &list.shifts {
-            for (inv_freq, &axis) in rope.inv_freq.iter().zip(&rope.axis) {
-                let (sin, cos) = (f64::from(shift[axis as usize]) * inv_freq).sin_cos();
-                words.extend([(cos as f32).to_bits(), (sin as f32).to_bits()]);
-            }
-        }
-    }
-    let indptr = words.len();
-    words.extend(&list.indptr);
-    let index = words.len();
-    words.extend(&list.index);
-    let items = words.len();
-    words.extend(list.items.as_flattened());
-    let lse = list.num_partials as usize * spec.num_q_heads * spec.head_dim_v;
-    let header = [list.items.len(), items, item_rows, runs, pages, shifts, rules, lse, num_rows, indptr, index, lse];
-    for (word, value) in words.iter_mut().zip(header) {
-        *word = value as u32;
-    }
-    words
-}
-
 pub(super) fn encode(
     plan: &AttentionPlan,
     gpu: &Arc<Gpu>,
@@ -107,33 +77,15 @@ pub(super) fn encode(
         return Err(Error::invalid(OP, "plan", "one made for WebGPU", "one made for the reference"));
     };
     let spec = &plan.spec;
-    let scratch = list.num_partials as usize * spec.num_q_heads * (spec.head_dim_v + 1);
+    let scratch = tables::scratch_words(list, spec);
     if scratch > u32::MAX as usize {
         return Err(Error::unsupported(OP, format!("{} partial states", list.num_partials), "2^32 words of them"));
     }
     let q: [u32; 3] = chunks(OP, "q", args.q)?;
     let k: [u32; 4] = chunks(OP, "k", args.k)?;
     let v: [u32; 4] = chunks(OP, "v", args.v)?;
-    let log2_e = std::f32::consts::LOG2_E;
-    let params = AttentionParams {
-        num_q_heads: spec.num_q_heads as u32,
-        num_kv_heads: spec.num_kv_heads as u32,
-        q_offset: q[0],
-        q_row_stride: q[1],
-        q_head_stride: q[2],
-        k_offset: k[0],
-        k_page_stride: k[1],
-        k_head_stride: k[2],
-        k_token_stride: k[3],
-        v_offset: v[0],
-        v_page_stride: v[1],
-        v_head_stride: v[2],
-        v_token_stride: v[3],
-        score_scale: spec.soft_cap.map_or(spec.softmax_scale * log2_e, |cap| spec.softmax_scale / cap),
-        cap_scale: spec.soft_cap.unwrap_or(0.0) * log2_e,
-        page_size: plan.page_size as u32,
-    };
-    let w = workspace.load(OP, gpu, plan.id, scratch * 4, || tables(list, spec, plan.num_rows))?;
+    let params = AttentionParams::new(plan, q, k, v);
+    let w = workspace.load(OP, gpu, plan.id, scratch * 4, || tables::words(list, spec, plan.num_rows))?;
     use Access::{Read, ReadWrite};
     let kernel = gpu.kernel(
         &variant(spec, &plan.tile, list.has_gap, !list.shifts.is_empty()),
@@ -162,7 +114,7 @@ pub(super) fn encode(
         lse: &scratch,
         place: [0, heads * value_chunks, value_chunks],
         lse_place: [0, heads, 1],
-        header: HEADER_WORDS as u32 - 4,
+        header: tables::MERGE_HEADER as u32,
     };
     encode_states(gpu, &outputs, &states, w, &mut pass)
 }

@@ -11,21 +11,20 @@ use crate::kv::{Birth, Death, Lifetime, Modality, Segment};
 use crate::layer::LayerSpec;
 use crate::{Device, Result};
 
-/// Lanes that share a row of keys; the kernel's layout is (lanes / 8) groups of queries x 8 groups of keys.
-pub(crate) const KEY_GROUPS: usize = 8;
-
 /// Rows of one call from which on a block of queries is a prefill: it fills the machine without splitting the keys.
 const PREFILL_ROWS: u32 = 17;
 
-/// Key tiles of one split of a decode row: about 500 keys. Fixed, so that bits do not depend on the batch.
-const SPLIT_TILES: usize = 10;
-
-/// The register tile of a device: the only tuning there is, decided by the adapter and never by the batch.
+/// The tile of a device and layer kind: the only tuning there is, decided by the adapter and never by the batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Tile {
+    /// Lanes of a workgroup.
     pub lanes: usize,
-    pub queries_per_lane: usize,
-    pub keys_per_lane: usize,
+    /// Query vectors (rows x heads of a group).
+    pub queries: usize,
+    /// Keys.
+    pub keys: usize,
+    /// Tiles of keys in one split of a decode row: about 500 keys. Fixed, so that bits do not depend on the batch.
+    pub split_tiles: usize,
     /// Whether the driver gives each of its threads a contiguous part of the workgroups, so that long items must be
     /// spread over the list; otherwise they come first.
     pub is_spread: bool,
@@ -35,36 +34,22 @@ pub(crate) struct Tile {
 impl Tile {
     /// The table: adapter and layer kind.
     pub fn new(device: &Device, spec: &LayerSpec) -> Tile {
-        let tile = |lanes, queries_per_lane, is_spread, reason| Tile {
-            lanes,
-            queries_per_lane,
-            keys_per_lane: 6,
-            is_spread,
-            reason,
-        };
+        let tile = |lanes, is_spread, reason| Tile { lanes, queries: 64, keys: 48, split_tiles: 10, is_spread, reason };
         match device {
             // A software driver pays for every load, so a lane keeps as many queries as compile in a second or two.
             #[cfg(feature = "webgpu")]
-            Device::WebGpu(gpu) if gpu.is_software() && spec.head_dim_v <= 64 => {
-                tile(32, 16, true, "a software driver")
-            }
+            Device::WebGpu(gpu) if gpu.is_software() && spec.head_dim_v <= 64 => tile(32, true, "a software driver"),
             #[cfg(feature = "webgpu")]
-            Device::WebGpu(gpu) if gpu.is_software() => tile(64, 8, true, "a software driver, wide heads"),
+            Device::WebGpu(gpu) if gpu.is_software() => tile(64, true, "a software driver, wide heads"),
+            #[cfg(feature = "cuda")]
+            Device::Cuda(_) => super::cuda::tile(spec),
             // Few registers per lane and many lanes. Not yet measured on hardware.
-            _ => tile(128, 4, false, "a GPU"),
+            _ => tile(128, false, "a GPU"),
         }
-    }
-    /// Query vectors (rows x heads of a group) of a tile.
-    pub fn queries(&self) -> usize {
-        self.lanes / KEY_GROUPS * self.queries_per_lane
-    }
-    /// Keys of a tile.
-    pub fn keys(&self) -> usize {
-        KEY_GROUPS * self.keys_per_lane
     }
 }
 
-/// Tables of the launch, word for word as `shaders/attention.wgsl` reads them.
+/// Tables of the launch, word for word as the kernels read them.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct WorkList {
     pub items: Vec<[u32; 8]>,
@@ -248,17 +233,17 @@ impl WorkList {
             first_row += rows.len;
         }
 
-        let rows_per_tile = (tile.queries() / spec.group()) as u32;
+        let rows_per_tile = (tile.queries / spec.group()) as u32;
         let mut merges: Vec<(u32, u32, u32)> = Vec::new();
         for (segment, classes) in &segments {
             let pages_begin = list.pages.len() as u32;
             list.pages.extend_from_slice(segment.pages());
-            for (sights, split) in classes.iter().zip([(SPLIT_TILES * tile.keys()) as u32, u32::MAX]) {
+            for (sights, split) in classes.iter().zip([(tile.split_tiles * tile.keys) as u32, u32::MAX]) {
                 for sight in sights {
-                    list.tiles_unshared += unshared_tiles(spec, segment, *sight, rows_per_tile, tile.keys() as u32);
+                    list.tiles_unshared += unshared_tiles(spec, segment, *sight, rows_per_tile, tile.keys as u32);
                 }
                 for rows in tiles_of_rows(sights, rows_per_tile) {
-                    list.push_tile(spec, segment, &rows, pages_begin, split, tile.keys() as u32, &mut merges);
+                    list.push_tile(spec, segment, &rows, pages_begin, split, tile.keys as u32, &mut merges);
                 }
             }
         }
@@ -271,7 +256,7 @@ impl WorkList {
     fn order_items(&mut self, tile: &Tile) {
         let tiles = |item: &[u32; 8]| -> u32 {
             let runs = &self.runs[item[2] as usize..(item[2] + item[3]) as usize];
-            runs.iter().map(|r| (r[1] - r[0]).div_ceil(tile.keys() as u32)).sum()
+            runs.iter().map(|r| (r[1] - r[0]).div_ceil(tile.keys as u32)).sum()
         };
         let mut sorted = self.items.clone();
         sorted.sort_by_cached_key(|item| std::cmp::Reverse(tiles(item)));
@@ -403,6 +388,7 @@ impl WorkList {
             tiles_unshared: self.tiles_unshared * num_kv_heads as u64,
             items: self.items.len(),
             partials: self.num_partials as usize,
+            ..Stats::default()
         }
     }
 }

@@ -96,7 +96,12 @@ pub struct Case {
     pub norm: bool,
     /// Pages as [page, slot, head, dim], at an offset, q inside a wider row.
     pub engine_layout: bool,
+    /// One lane of V of every so many tokens is one of these in turn; 0 is never.
+    pub spoiled: (usize, &'static [f32]),
 }
+
+/// What a row that sees it must get, and no other.
+pub const WILD: &[f32] = &[f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
 
 impl Case {
     pub const PLAIN: Case = Case {
@@ -115,6 +120,7 @@ impl Case {
         gate: false,
         norm: false,
         engine_layout: false,
+        spoiled: (0, &[]),
     };
 
     pub fn spec(&self) -> LayerSpec {
@@ -267,6 +273,21 @@ pub fn pages(case: &Case, cache: &KvCache, views: &[ViewId], dim: usize, salt: u
     data
 }
 
+fn spoil(case: &Case, cache: &KvCache, views: &[ViewId], mut values: Vec<f32>) -> Vec<f32> {
+    let (heads, size, dim) = (case.heads.0, cache.page_size(), case.dims.1);
+    let (period, with) = case.spoiled;
+    let segments = views.iter().flat_map(|&v| cache.view(v).expect("a view").entries()).map(|e| e.segment);
+    for segment in segments.filter(|_| period > 0) {
+        let segment = cache.segment(segment).expect("a segment");
+        for token in (period - 1..segment.len() as usize).step_by(period) {
+            let page = segment.pages()[token / size] as usize;
+            let at = ((page * heads + token % heads) * size + token % size) * dim + token % dim;
+            values[at] = with[token / period % with.len()];
+        }
+    }
+    values
+}
+
 fn hash(s: &str) -> u64 {
     s.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3))
 }
@@ -310,6 +331,7 @@ pub fn run_rows(
     let shape = |d| [cache.num_pages(), case.heads.0, cache.page_size(), d];
     let k = pages(case, cache, views, dim, case.seed ^ 1);
     let v = pages(case, cache, views, dim_v, case.seed ^ 2);
+    let v = spoil(case, cache, views, v);
     let k = page_tensor(device, spec.kv_dtype, shape(dim), case.engine_layout, &k);
     let v = page_tensor(device, spec.kv_dtype, shape(dim_v), case.engine_layout, &v);
     // Queries are keyed by view and slot, so that a row has the same query in any batch.

@@ -1,0 +1,206 @@
+//! Attention on CUDA: tiles, variants, arguments, two launches.
+
+use std::sync::Arc;
+
+use super::params::AttentionParams;
+use super::plan::Work;
+use super::problem::OP;
+use super::tables;
+use super::worklist::{Tile, WorkList};
+use super::{AttentionArgs, AttentionPlan};
+use crate::backend::cuda::{CHUNK, Gpu, Launch, place};
+use crate::backend::source::Variant;
+use crate::layer::{LayerSpec, Pairing};
+use crate::merge::cuda::{States, launch_states};
+use crate::merge::params::Outputs;
+use crate::{DType, Error, Result, Workspace};
+
+/// Threads of a workgroup: 4 warps of 16 queries each.
+const THREADS: usize = 128;
+const QUERIES: usize = 64;
+
+/// Shared memory of every variant: what the smallest of the architectures gives a workgroup.
+const SHARED_LIMIT: usize = 101376;
+
+/// Bytes of one asynchronous copy: what K and V must be aligned to.
+const COPY: usize = 16;
+
+/// Parts of a weight that add up, in matrix products: one would round weights to 8 or 11 bits, and that is more than the
+/// table of tolerances allows.
+const WEIGHT_PARTS: usize = 2;
+
+/// The kernel's argument.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Args {
+    params: AttentionParams,
+    tables: u64,
+    q: u64,
+    k: u64,
+    v: u64,
+    partials: u64,
+    lse: u64,
+}
+
+const _: () = assert!(size_of::<Args>() == 112);
+
+/// Matrix products take q and K, weights and V as one 16-bit type; everything else is done in f32.
+fn uses_matrix_units(spec: &LayerSpec) -> bool {
+    spec.dtype == spec.kv_dtype && spec.dtype != DType::F32
+}
+
+/// The rows of the table of tiles, as wide as registers allow without a spill. Splits are 512 keys. Not yet measured on
+/// hardware.
+pub(super) fn tile(spec: &LayerSpec) -> Tile {
+    let is_wide = spec.head_dim.max(spec.head_dim_v) > 128;
+    let (keys, reason) = match (uses_matrix_units(spec), is_wide) {
+        (true, false) => (64, "16-bit q and KV of one type, in matrix units"),
+        (true, true) if spec.head_dim_v <= 192 => (32, "16-bit q and KV of one type, in matrix units, heads above 128"),
+        (true, true) => (16, "16-bit q and KV of one type, in matrix units, values above 192"),
+        (false, false) => (32, "f32 or mixed types"),
+        (false, true) => (16, "f32 or mixed types, heads above 128"),
+    };
+    Tile { lanes: THREADS, queries: QUERIES, keys, split_tiles: 512 / keys, is_spread: false, reason }
+}
+
+/// How often a layer kind's tiles fit into shared memory, as `cuda/common/tile.cuh` lays them out.
+#[derive(Clone, Copy)]
+struct Memory {
+    /// Parts of a query that add up: two where a shift turns it off the 16-bit grid.
+    query_parts: usize,
+    /// Tiles of keys and values: one is computed while the next is on its way, where there is room for two.
+    stages: usize,
+    bytes: usize,
+}
+
+impl Memory {
+    fn new(spec: &LayerSpec, keys: usize, has_shift: bool) -> Memory {
+        let is_16_bit = uses_matrix_units(spec);
+        let query_parts = if is_16_bit && has_shift { 2 } else { 1 };
+        let query = if is_16_bit { spec.head_dim.next_multiple_of(16) * 2 } else { spec.head_dim * 4 };
+        let row = |dim: usize| (dim * spec.kv_dtype.size()).next_multiple_of(2 * COPY);
+        let stage = keys * (row(spec.head_dim) + row(spec.head_dim_v));
+        // Two places of 8 bytes per key, for this tile and the next.
+        let fixed = query_parts * QUERIES * query + 2 * keys * 16;
+        let stages = if fixed + 2 * stage <= SHARED_LIMIT { 2 } else { 1 };
+        Memory { query_parts, stages, bytes: fixed + stages * stage }
+    }
+}
+
+fn variant(spec: &LayerSpec, keys: usize, has_gap: bool, has_shift: bool) -> (Variant, Memory) {
+    let rope = spec.rope.as_ref().filter(|_| has_shift);
+    let memory = Memory::new(spec, keys, rope.is_some());
+    let variant = Variant::new("attention")
+        .u32("KEYS", keys)
+        .u32("STAGES", memory.stages)
+        .u32("GROUP", spec.group())
+        .u32("HEAD_DIM", spec.head_dim)
+        .u32("VALUE_DIM", spec.head_dim_v)
+        .bool("USES_MATRIX_UNITS", uses_matrix_units(spec))
+        .u32("QUERY_PARTS", memory.query_parts)
+        .u32("WEIGHT_PARTS", WEIGHT_PARTS)
+        .u32("SHARED_BYTES", memory.bytes)
+        .bool("HAS_SOFT_CAP", spec.soft_cap.is_some())
+        .bool("HAS_GAP", has_gap)
+        .bool("HAS_SHIFT", rope.is_some())
+        .bool("PAIRS_ARE_HALVES", rope.is_some_and(|r| r.pairing == Pairing::Half))
+        .u32("ROPE_FIRST", rope.map_or(0, |r| r.first_lane))
+        .u32("ROPE_PAIRS", rope.map_or(1, |r| r.inv_freq.len()))
+        .storage("q", spec.dtype)
+        .storage("k", spec.kv_dtype)
+        .storage("v", spec.kv_dtype);
+    (variant, memory)
+}
+
+/// One variant for each value of each constant, and the tiles that registers limit with everything on: what offline
+/// compilation compiles.
+pub(super) fn covering_variants() -> Vec<Variant> {
+    use crate::layer::Rope;
+    let of = |(dim, dim_v, group), (dtype, kv_dtype), [cap, gap, shift]: [bool; 3]| {
+        let mut spec = LayerSpec::new(group, 1, dim);
+        spec.head_dim_v = dim_v;
+        (spec.dtype, spec.kv_dtype) = (dtype, kv_dtype);
+        spec.soft_cap = cap.then_some(50.0);
+        spec.rope = Some(Rope::plain(dim, 1e4, [Pairing::Half, Pairing::Adjacent][usize::from(gap)]));
+        variant(&spec, tile(&spec).keys, gap, shift).0
+    };
+    use DType::{BF16, F16, F32};
+    let types = [(F16, F16), (BF16, BF16), (F32, F32), (F32, BF16), (BF16, F16)];
+    let mut all = Vec::new();
+    for (i, dim) in (8..=256).step_by(8).enumerate() {
+        let dim_v = [dim, 264 - dim, dim][i % 3];
+        let shape = (dim, dim_v, [1, 2, 3, 5, 7, 8, 16][i % 7]);
+        all.push(of(shape, types[i % types.len()], [i % 2 == 0, i % 4 == 0, i % 3 != 0]));
+    }
+    for (dim, dim_v) in [(64, 64), (128, 128), (192, 128), (256, 192), (256, 256)] {
+        for dtypes in [(BF16, BF16), (F32, F32)] {
+            all.extend([[false; 3], [true; 3]].map(|flags| of((dim, dim_v, 4), dtypes, flags)));
+        }
+    }
+    all
+}
+
+fn plan_variant(plan: &AttentionPlan, list: &WorkList) -> (Variant, Memory) {
+    variant(&plan.spec, plan.tile.keys, list.has_gap, !list.shifts.is_empty())
+}
+
+/// The launch in words, for the plan's `Display`.
+pub(super) fn describe(plan: &AttentionPlan, list: &WorkList) -> String {
+    let (variant, memory) = plan_variant(plan, list);
+    format!("{} bytes of shared memory, {} stages ({})", memory.bytes, memory.stages, variant.options())
+}
+
+fn list(plan: &AttentionPlan) -> Result<&WorkList> {
+    match &plan.work {
+        Work::List(list) => Ok(list),
+        Work::Views(_) => Err(Error::invalid(OP, "plan", "one made for CUDA", "one made for the reference")),
+    }
+}
+
+pub(super) fn warm_up(plan: &AttentionPlan, gpu: &Arc<Gpu>, workspace: &mut Workspace) -> Result<()> {
+    let (list, spec) = (list(plan)?, &plan.spec);
+    gpu.kernel(&plan_variant(plan, list).0)?;
+    gpu.kernel(&crate::merge::cuda::variant(spec.head_dim_v, spec.dtype))?;
+    let scratch = tables::scratch_words(list, spec) * 4;
+    workspace.load_cuda(OP, gpu, plan.id, scratch, || tables::words(list, spec, plan.num_rows)).map(|_| ())
+}
+
+pub(super) fn run(
+    plan: &AttentionPlan,
+    gpu: &Arc<Gpu>,
+    args: &AttentionArgs<'_>,
+    workspace: &mut Workspace,
+) -> Result<()> {
+    let (list, spec) = (list(plan)?, &plan.spec);
+    let outputs =
+        Outputs { spec, constants: args.constants, gate: args.gate, out: args.out, lse: args.lse, rows: plan.num_rows };
+    let align = COPY / spec.kv_dtype.size();
+    let (q, [q_row, q_head]) = place(gpu, OP, "q", args.q, CHUNK)?;
+    let (k, [k_page, k_head, k_token]) = place(gpu, OP, "k", args.k, align)?;
+    let (v, [v_page, v_head, v_token]) = place(gpu, OP, "v", args.v, align)?;
+    let (variant, memory) = plan_variant(plan, list);
+    let kernel = gpu.kernel(&variant)?;
+    let scratch = tables::scratch_words(list, spec) * 4;
+    let space = workspace.load_cuda(OP, gpu, plan.id, scratch, || tables::words(list, spec, plan.num_rows))?;
+    let params =
+        AttentionParams::new(plan, [0, q_row, q_head], [0, k_page, k_head, k_token], [0, v_page, v_head, v_token]);
+    let lse = space.scratch + tables::lse_base(list, spec) as u64 * 4;
+    let kernel_args = Args { params, tables: space.tables, q, k, v, partials: space.scratch, lse };
+    gpu.launch(&Launch {
+        kernel: &kernel,
+        groups: list.items.len() * spec.num_kv_heads,
+        threads: THREADS,
+        shared_bytes: memory.bytes,
+        args: bytemuck::bytes_of(&kernel_args),
+    })?;
+    let (heads, chunks) = (spec.num_q_heads as u32, (spec.head_dim_v / CHUNK) as u32);
+    let states = States {
+        states: space.scratch,
+        lse,
+        strides: [heads * chunks, chunks],
+        lse_strides: [heads, 1],
+        tables: space.tables,
+        header: tables::MERGE_HEADER as u32,
+    };
+    launch_states(gpu, &outputs, &states)
+}

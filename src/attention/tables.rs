@@ -1,0 +1,54 @@
+//! The work list as one buffer of words, the same for every device, and the scratch memory it fills.
+
+use super::worklist::{WorkList, rule_words};
+use crate::layer::LayerSpec;
+
+/// Words of the table header; see `shaders/attention.wgsl`.
+const HEADER_WORDS: usize = 12;
+
+/// First word of the merge's header: the last four of ours.
+pub(crate) const MERGE_HEADER: usize = HEADER_WORDS - 4;
+
+/// Words of the partial states' outputs; their lse come behind them.
+pub(crate) fn lse_base(list: &WorkList, spec: &LayerSpec) -> usize {
+    list.num_partials as usize * spec.num_q_heads * spec.head_dim_v
+}
+
+/// Words of scratch memory.
+pub(crate) fn scratch_words(list: &WorkList, spec: &LayerSpec) -> usize {
+    lse_base(list, spec) + list.num_partials as usize * spec.num_q_heads
+}
+
+/// All tables behind the header. Every word but the merge header's numbers is what `shaders/attention.wgsl` names.
+pub(crate) fn words(list: &WorkList, spec: &LayerSpec, num_rows: usize) -> Vec<u32> {
+    let mut words = vec![0; HEADER_WORDS];
+    let rules = words.len();
+    words.extend(rule_words(spec));
+    let item_rows = words.len();
+    words.extend(list.item_rows.as_flattened());
+    let runs = words.len();
+    words.extend(list.runs.as_flattened());
+    let pages = words.len();
+    words.extend(&list.pages);
+    let shifts = words.len();
+    if let Some(rope) = &spec.rope {
+        for shift in &list.shifts {
+            for (inv_freq, &axis) in rope.inv_freq.iter().zip(&rope.axis) {
+                let (sin, cos) = (f64::from(shift[axis as usize]) * inv_freq).sin_cos();
+                words.extend([(cos as f32).to_bits(), (sin as f32).to_bits()]);
+            }
+        }
+    }
+    let indptr = words.len();
+    words.extend(&list.indptr);
+    let index = words.len();
+    words.extend(&list.index);
+    let items = words.len();
+    words.extend(list.items.as_flattened());
+    let lse = lse_base(list, spec);
+    let header = [list.items.len(), items, item_rows, runs, pages, shifts, rules, lse, num_rows, indptr, index, lse];
+    for (word, value) in words.iter_mut().zip(header) {
+        *word = value as u32;
+    }
+    words
+}
