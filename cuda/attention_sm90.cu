@@ -301,6 +301,9 @@ KERNEL(attention_sm90, AttentionArgs, THREADS, 1) {
         mbarrier_wait(shared.passed, 0);
         if (shared.is_unbounded != 0) {
             produce(shared.ring, tile, item, args);
+            // Who leaves has nothing on its way.
+            copy_async_commit();
+            copy_async_wait<0>();
         }
     } else if (warpgroup < num_consumers(item)) {
         registers_raise<CONSUMER_REGISTERS>();
