@@ -3,9 +3,12 @@
 #include "runtime.h"
 
 #include <cstdlib>
-#include <cstring>
 
 using namespace sim;
+
+// Loops stay loops: calls of memcpy and memset would be accesses of the running thread to TSan.
+#pragma GCC push_options
+#pragma GCC optimize("no-tree-loop-distribute-patterns")
 
 namespace sim {
 
@@ -28,12 +31,13 @@ static void reserve_proxy(Worker& w) {
         w.proxy = static_cast<u8*>(fresh);
         w.proxy_capacity = bytes;
     }
-    memset(w.proxy, 0xFF, bytes);
+    for (u64 i = 0; i < bytes / 8; i++) {
+        reinterpret_cast<u64*>(w.proxy)[i] = ~0ull;
+    }
     w.has_proxy = true;
 }
 
-// Not by memcpy: for TSan it would be an access of the running thread.
-__attribute__((optimize("no-tree-loop-distribute-patterns"))) void update_proxy(Worker& w) {
+void update_proxy(Worker& w) {
     if (!w.is_proxy_fenced) {
         return;
     }
@@ -53,7 +57,7 @@ void poison_proxy(Worker& w, const u8* place, u64 bytes) {
 }
 
 void reset_products(Worker& w) {
-    w.arrivals.clear();
+    w.num_arrivals = 0;
     w.has_proxy = w.is_proxy_fenced = false;
     for (Products* p : w.products) {
         if (p) {
@@ -202,8 +206,8 @@ static u32 take_sums(Fiber& f, Products& p, u32 n, u32 line) {
         sums.c[l] = lanes[l]->result.floats;
         for (u32 i = 0; i < n / 2; i++) {
             sum_of(sums, l, i / 4, i % 4) = sums.c[l][i];
+            sums.c[l][i] = __uint_as_float(0xFFFFFFFF);
         }
-        memset(sums.c[l], 0xFF, n / 2 * 4);
     }
     return free_slot;
 }
@@ -379,3 +383,5 @@ void sim_wgmma_wait(u32 groups, u32 line) {
     p.is_fenced = false;
     release_warp(f);
 }
+
+#pragma GCC pop_options
