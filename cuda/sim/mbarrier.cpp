@@ -110,6 +110,7 @@ void sim_copy_async_arrive(void* barrier, u32 line) {
     if (w.num_arrivals == MOST_ARRIVALS) {
         fail(f, "line %u: more than %u arrivals of copies in flight", line, MOST_ARRIVALS);
     }
-    w.arrivals[w.num_arrivals++] = Arrival{&f, barrier, f.num_landed + f.num_copies, line};
+    f.num_announced = f.num_landed + f.num_copies;
+    w.arrivals[w.num_arrivals++] = Arrival{&f, barrier, f.num_announced, line};
     jitter(f);
 }

@@ -311,7 +311,7 @@ static void run_block(Worker& w, u32 block) {
         f.op = Op::Start;
         f.line = 0;
         f.num_copies = f.num_groups = 0;
-        f.num_landed = 0;
+        f.num_landed = f.num_announced = 0;
         TSAN(f.fenced = false; f.num_atomics = 0;)
         ASAN(__asan_unpoison_memory_region(f.stack, STACK_BYTES);)
         // Stacks lie a multiple of a page apart; starting at different lines they share the cache.

@@ -78,8 +78,8 @@ struct Fiber : SimThread {
     u32 num_copies, num_groups;
     u32 group_end[MOST_GROUPS];
     Copy copies[MOST_COPIES];
-    // Copies that have landed, over all: what arrivals at barriers count in.
-    u64 num_landed;
+    // Copies that have landed, over all, which is what arrivals at barriers count in; and those with such an arrival.
+    u64 num_landed, num_announced;
 #ifdef COLATENT_SIM_TSAN
     void* tsan;
     bool fenced;

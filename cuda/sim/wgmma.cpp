@@ -333,19 +333,21 @@ void sim_wgmma_wait(u32 groups, u32 line) {
     Products& p = reserve_products(f);
     const u32 landed = p.num_groups > groups ? p.num_groups - groups : 0, end = landed ? p.group_end[landed - 1] : 0;
 #ifdef COLATENT_SIM_TSAN
-    // Each lane has read a part of what its warp multiplies.
-    for (u32 i = 0; i < end; i++) {
+    // Lane 0 has read for its warp: it is the one to say so at a barrier. A collective orders nothing for the others.
+    for (u32 i = 0; i < (lane_of(f) == 0 ? end : 0); i++) {
         const Product& product = p.product[i];
         const Operand a = decode(product.a), b = decode(product.b);
-        const u32 lane = lane_of(f), chunks = product.n / 8 * 16;
         const auto note = [&](u32 place) {
             note_access(f.shared + checked(f, place, product.line), 16, false, __builtin_return_address(0));
         };
-        for (u32 chunk = lane; chunk < chunks; chunk += LANES) {
-            note(product.a_words[0] ? mn_major(b, chunk % 16, chunk / 16) : k_major(b, chunk / 2, chunk % 2));
+        for (u32 chunk = 0; chunk < product.n / 8 * 16 && product.a_words[0]; chunk++) {
+            note(mn_major(b, chunk % 16, chunk / 16));
         }
-        if (!product.a_words[0]) {
-            note(k_major(a, f.thread.x / LANES % 4 * 16 + lane / 2, lane % 2));
+        for (u32 chunk = 0; chunk < product.n * 2 && !product.a_words[0]; chunk++) {
+            note(k_major(b, chunk / 2, chunk % 2));
+        }
+        for (u32 chunk = 0; chunk < 16 * 2 && !product.a_words[0]; chunk++) {
+            note(k_major(a, f.thread.x / LANES % 4 * 16 + chunk / 2, chunk % 2));
         }
     }
 #endif
