@@ -86,6 +86,16 @@ fn cases() -> Vec<Case> {
         Case { dtypes: (F16, F16), tokens: 130, mask: Compressed(4), ..p.clone() },
         Case { dims: (200, 256), heads: (1, 3), kind: Sequential, ..p.clone() },
         Case { dtypes: (BF16, F32), dims: (40, 24), kind: Mixed, agents: 5, page_size: 1, ..p.clone() },
+        // Tiles of warpgroups: 64 queries of the second or some, a ring of stages that comes round, two parts of queries.
+        Case { dtypes: (BF16, BF16), tokens: 700, heads: (1, 2), page_size: 1, ..p.clone() },
+        Case { dtypes: (F16, F16), tokens: 33, heads: (1, 2), dims: (128, 128), soft_cap: true, ..p.clone() },
+        Case { dtypes: (BF16, BF16), tokens: 33, heads: (2, 3), dims: (96, 96), kind: Parallel, agents: 7, ..p.clone() },
+        Case { dtypes: (BF16, BF16), dims: (128, 128), kind: Sequential, agents: 5, soft_cap: true, ..p.clone() },
+        Case { dtypes: (F16, F16), dims: (96, 96), kind: Sequential, seed: 2, heads: (1, 5), ..p.clone() },
+        Case { dtypes: (BF16, BF16), dims: (192, 128), tokens: 300, heads: (1, 8), kind: Decode, agents: 17, ..p.clone() },
+        Case { dtypes: (F16, F16), dims: (256, 256), tokens: 300, heads: (1, 1), mask: Window(90), ..p.clone() },
+        Case { spoiled: (140, WILD), dtypes: (BF16, BF16), tokens: 300, heads: (1, 2), mask: Window(20), ..p.clone() },
+        Case { spoiled: (60, WILD), dtypes: (F16, F16), dims: (96, 96), tokens: 90, mask: Chunked(20), ..p.clone() },
         // What V holds where a row looks reaches it, NaN and infinities too.
         Case { spoiled: (40, WILD), mask: Window(20), ..p.clone() },
         Case { spoiled: (40, WILD), dtypes: (F16, F16), mask: Window(20), ..p.clone() },
@@ -124,14 +134,17 @@ fn any_case() -> impl Strategy<Value = Case> {
     // Few shapes, so that few variants are compiled; the shapes themselves are covered by the table.
     let shape = prop_oneof![Just(((2, 4), (64, 64))), Just(((1, 3), (24, 40)))];
     let size = prop_oneof![Just(1usize), Just(16), Just(64)];
-    (any::<u64>(), kind, any_mask(), shape, size, 1..180usize, 1..9usize).prop_map(
-        |(seed, kind, mask, (heads, dims), page_size, tokens, agents)| Case {
+    // By matrix units, on some devices, or not.
+    let dtype = prop_oneof![2 => Just(DType::F32), 1 => Just(DType::BF16), 1 => Just(DType::F16)];
+    (any::<u64>(), kind, any_mask(), shape, size, dtype, 1..180usize, 1..9usize).prop_map(
+        |(seed, kind, mask, (heads, dims), page_size, dtype, tokens, agents)| Case {
             seed,
             kind,
             mask,
             heads,
             dims,
             page_size,
+            dtypes: (dtype, dtype),
             tokens,
             agents,
             sinks: seed % 3 == 0,
@@ -141,7 +154,7 @@ fn any_case() -> impl Strategy<Value = Case> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 80, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn any_views_and_masks(case in any_case()) {

@@ -78,8 +78,8 @@ struct Fiber : SimThread {
     u32 num_copies, num_groups;
     u32 group_end[MOST_GROUPS];
     Copy copies[MOST_COPIES];
-    // Copies that have landed, over all: what arrivals at barriers count in.
-    u64 num_landed;
+    // Copies that have landed, over all, which is what arrivals at barriers count in; and those with such an arrival.
+    u64 num_landed, num_announced;
 #ifdef COLATENT_SIM_TSAN
     void* tsan;
     bool fenced;
@@ -95,6 +95,8 @@ struct Arrival {
     u64 copies;
     u32 line;
 };
+
+constexpr u32 MOST_ARRIVALS = 8192;
 
 // A product of one warp's rows, issued and not yet done.
 struct Product {
@@ -157,7 +159,8 @@ struct Worker {
     SimCounts counts;
     char error[ERROR_BYTES];
     char start, end, barrier[2];
-    std::vector<Arrival> arrivals;
+    u32 num_arrivals;
+    Arrival arrivals[MOST_ARRIVALS];
     Products* products[MOST_THREADS / LANES];
     // What the warps of a warpgroup have issued, so that each can be compared with the first.
     u64 issued[MOST_THREADS / LANES / 4][256];
@@ -196,7 +199,7 @@ void give_way(Fiber& f, bool ends = false);
 // No longer ready.
 void take_out(Fiber& f);
 
-u32 next_random(Worker& w);
+u32 next_random(u32& random);
 
 // With probability 1 / jitter, lets others run.
 void jitter(Fiber& f);
