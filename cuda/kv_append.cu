@@ -1,15 +1,15 @@
 // kv_append.cu: rows of the packed projection -> q, and K and V in their pages. One launch.
 //
-//   q[row, h]             = scale * rotate(norm_q(packed.q[row, h]))
+//   q[row, h]             = scale * temperature[row] * rotate(norm_q(packed.q[row, h]))
 //   k[page, h, slot]      =         rotate(norm_k(packed.k[row, h]))      page * page_size + slot = places[row]
-//   v[page, h, slot]      =                norm_v(packed.v[row, h])
+//   v[page, h, slot]      = v_scale * norm_v(packed.v[row, h])
 //   norm(x)               = x / sqrt(mean(x^2) + eps), then * w or * (1 + w), or nothing
 //   rotate: lanes (a, b) of pair j -> mscale * (a cos - b sin, b cos + a sin), angle = position[axis[j]] * inv_freq[j];
 //           lanes outside the pairs pass
 //
 // Shapes     packed [rows, width], q [rows, Hq, D], k [pages, Hkv, page_size, D], v [pages, Hkv, page_size, Dv]: views
 //            with strides, lanes contiguous. Every offset and stride here counts chunks of 4 elements.
-//            tables: places[rows], positions[rows][4]. constants: see LayerConstants.
+//            tables: places[rows], positions[rows][4], temperature[rows] if the layer has one. constants: see LayerConstants.
 //            places[row] = 0xffffffff: a padding row, whose q is written and whose k and v are not.
 // Grid       one block per row. The block computes the row's cosines and sines once, for all its heads. A head is the
 //            work of a team: TEAM neighbouring threads of a warp, two chunks each. Teams take heads in turn.
@@ -77,8 +77,9 @@ struct Params {
     f32 v_eps;
     f32 mscale;
     f32 q_scale;
-    u32 pad_0;
-    u32 pad_1;
+    // 1 if each row has a factor of its own for q.
+    u32 temperature;
+    f32 v_scale;
     u32 pad_2;
 };
 
@@ -264,7 +265,8 @@ DEVICE void rotate(const Params& params, Shared& shared, const Head& head, u32 t
     }
 }
 
-DEVICE void store(const KvAppendArgs& args, const Head& head, u32 member, const Chunks& chunks) {
+// `scale` multiplies every lane of q.
+DEVICE void store(const KvAppendArgs& args, const Head& head, u32 member, const Chunks& chunks, f32 scale) {
 #pragma unroll
     for (u32 n = 0; n < OWN; n++) {
         const u32 chunk = member + n * TEAM;
@@ -272,11 +274,11 @@ DEVICE void store(const KvAppendArgs& args, const Head& head, u32 member, const 
             continue;
         }
         if (head.part == PART_Q) {
-            store_chunk(args.q, head.target + chunk, chunks.x[n] * args.params.q_scale);
+            store_chunk(args.q, head.target + chunk, chunks.x[n] * scale);
         } else if (head.part == PART_K) {
             store_chunk(args.k, head.target + chunk, chunks.x[n]);
         } else {
-            store_chunk(args.v, head.target + chunk, chunks.x[n]);
+            store_chunk(args.v, head.target + chunk, chunks.x[n] * args.params.v_scale);
         }
     }
 }
@@ -289,6 +291,10 @@ KERNEL(kv_append, KvAppendArgs, THREADS, 1) {
     const u32 row = blockIdx.x;
     const u32 place = args.tables[row];
     const u32 heads = params.q_heads + 2 * params.kv_heads;
+    f32 scale = params.q_scale;
+    if (params.temperature != 0) {
+        scale *= reinterpret_cast<const f32*>(args.tables)[5 * u64(params.rows) + row];
+    }
 
     // The first heads are under way while the block works out how the row turns.
     Head head = head_of(params, row, place, team);
@@ -304,7 +310,7 @@ KERNEL(kv_append, KvAppendArgs, THREADS, 1) {
         if (ROTATION != ROTATE_NONE) {
             rotate(params, shared, head, team, member, chunks);
         }
-        store(args, head, member, chunks);
+        store(args, head, member, chunks, scale);
         head = next;
         chunks = next_chunks;
     }

@@ -1,15 +1,15 @@
 // kv_append: rows of the packed projection -> q, and K and V in their pages. One launch.
 //
-//   q[row, h]             = scale * rotate(norm_q(packed.q[row, h]))
+//   q[row, h]             = scale * temperature[row] * rotate(norm_q(packed.q[row, h]))
 //   k[page, h, slot]      =         rotate(norm_k(packed.k[row, h]))      page * page_size + slot = places[row]
-//   v[page, h, slot]      =                norm_v(packed.v[row, h])
+//   v[page, h, slot]      = v_scale * norm_v(packed.v[row, h])
 //   norm(x)               = x / sqrt(mean(x^2) + eps), then * w or * (1 + w), or nothing
 //   rotate: lanes (a, b) of pair j -> mscale * (a cos - b sin, b cos + a sin), angle = position[axis[j]] * inv_freq[j];
 //           lanes outside the pairs pass
 //
 // Shapes     packed [rows, width], q [rows, Hq, D], k [pages, Hkv, page_size, D], v [pages, Hkv, page_size, Dv]: views
 //            with strides, lanes contiguous. Every offset and stride here counts chunks of 4 elements.
-//            tables: places[rows], positions[rows][4]. constants: see LayerConstants.
+//            tables: places[rows], positions[rows][4], temperature[rows] if the layer has one. constants: see LayerConstants.
 //            places[row] = 0xffffffff: a padding row, whose q is written and whose k and v are not.
 // Grid       one invocation per (row, head of q, k or v), heads fastest; workgroups of 64, folded to 2-D. An invocation
 //            owns the whole head, so no two write into one word of 16-bit elements.
@@ -69,8 +69,9 @@ struct Params {
     v_eps: f32,
     mscale: f32,
     q_scale: f32,
-    pad_0: u32,
-    pad_1: u32,
+    // 1 if each row has a factor of its own for q.
+    temperature: u32,
+    v_scale: f32,
     pad_2: u32,
 }
 
@@ -101,6 +102,8 @@ struct Head {
     weights: u32,
     // Multiplies every lane: the reciprocal root mean square, or 1.
     factor: f32,
+    // Multiplies every lane of q after the rotation.
+    scale: f32,
 }
 
 fn normed(head: Head, chunk: u32) -> vec4<f32> {
@@ -116,11 +119,11 @@ fn normed(head: Head, chunk: u32) -> vec4<f32> {
 fn store(head: Head, chunk: u32, x: vec4<f32>) {
     let at = head.target_chunk + chunk;
     if head.part == PART_Q {
-        q[at] = pack_q(x * params.q_scale);
+        q[at] = pack_q(x * head.scale);
     } else if head.part == PART_K {
         k[at] = pack_k(x);
     } else {
-        v[at] = pack_v(x);
+        v[at] = pack_v(x * params.v_scale);
     }
 }
 
@@ -224,6 +227,10 @@ fn kv_append(
         head.target_chunk = params.q_base + row * params.q_row + index * params.q_head;
         head.norm = params.q_norm;
         head.weights = 0u;
+        head.scale = params.q_scale;
+        if params.temperature != 0u {
+            head.scale *= bitcast<f32>(tables[5u * params.rows + row]);
+        }
     } else {
         if place == PADDING {
             return;

@@ -1,157 +1,156 @@
-//! Recorded attention layers of real model families: the whole path from the projections to what enters the output
-//! projection, the attention alone, and the mask bit for bit, on every device.
+//! Recorded attention layers of real model families, on every device: the mask bit for bit, the attention alone, and the
+//! whole path from the projections to what enters the output projection.
 //! Planted and seen red: a window one key too wide in the kernel, an image born at the key's slot in the definition
-//! (mask and path); outputs not rescaled when the maximum grows (path).
+//! (mask and path); outputs not rescaled when the maximum grows (path); exponents of an axial rotation over both axes,
+//! YaRN's factor left out (path); chunks counted from slot 1 (mask, path, attention alone).
 mod harness;
 
 use colatent::attention::{AttentionArgs, AttentionPlan, AttentionProblem, QueryRows};
-use colatent::kv::{KvCache, Modality};
+use colatent::kv::KvCache;
 use colatent::kv_append::{KvAppendArgs, KvAppendPlan, KvAppendProblem};
 use colatent::layer::{Gate, LayerConstants, LayerSpec, Norm};
 use colatent::{DType, Device, Tensor, Tolerance, Workspace};
-use harness::golden::{Golden, spec};
+use harness::golden::{Golden, recordings};
+use harness::recorded::Layer;
+use harness::visible::visible;
 use harness::{compare_within, devices, poisoned};
 
 const PAGE_SIZE: usize = 16;
 
-fn recordings() -> Vec<(&'static str, Golden)> {
-    macro_rules! load {
-        ($($name:literal)*) => {
-            vec![$(($name, Golden::load(include_bytes!(concat!("golden/", $name, ".safetensors"))))),*]
-        };
-    }
-    load!("muse_spark.0" "muse_spark.1" "muse_glimmer.0" "muse_glimmer.1" "gemma3.0" "gemma3.1")
+/// A cache that holds the recording's stream, the rows of its queries, and the places of its tokens.
+struct Stream {
+    cache: KvCache,
+    rows: Vec<QueryRows>,
+    places: Vec<u32>,
 }
 
-/// A cache that holds the recording's stream: an image where its token types say so, text elsewhere.
-fn stream(golden: &Golden) -> (KvCache, Vec<QueryRows>) {
+fn stream(golden: &Golden, layer: &Layer) -> Stream {
     let tokens = golden.tokens();
     let mut cache = KvCache::new(PAGE_SIZE, tokens.div_ceil(PAGE_SIZE) + 1).expect("a pool");
     let view = cache.create();
-    let is_image: Vec<bool> = match golden.info.get("token_types").and_then(|t| t.as_array()) {
-        Some(types) => types.iter().map(|t| t.as_i64() == Some(1)).collect(),
-        None => vec![false; tokens],
-    };
-    let rows = is_image.chunk_by(|a, b| a == b).map(|run| {
-        let modality = if run[0] { Modality::Image } else { Modality::Text };
-        QueryRows::from(cache.append(view, modality, run.len()).expect("room"))
-    });
-    let rows = rows.collect();
-    (cache, rows)
+    let appended = layer.spans.iter().map(|&(modality, len)| cache.append(view, modality, len).expect("room"));
+    let appended: Vec<_> = appended.collect();
+    let first_query = (tokens - golden.queries()) as i32;
+    let rows = appended.into_iter().filter(|a| a.first_slot >= first_query).map(QueryRows::from).collect();
+    let places = cache.places(view, 0..tokens as i32).expect("places");
+    Stream { cache, rows, places }
 }
 
 /// f32 on both sides: the recording's own sums differ from ours by a few times 1e-6.
 const TOLERANCE: Tolerance = Tolerance { atol: 2e-5, rtol: 2e-5 };
-
-#[test]
-fn projections_to_output_projection() {
-    for (name, golden) in recordings() {
-        let spec = spec(&golden);
-        let (cache, rows) = stream(&golden);
-        let tokens = golden.tokens();
-        let (heads, kv, dim) = (spec.num_q_heads, spec.num_kv_heads, spec.head_dim);
-        let places = cache.places(rows[0].view, 0..tokens as i32).expect("places");
-        for device in devices() {
-            let layout = spec.packed();
-            let packed = Tensor::from_f32(device, DType::F32, &[tokens, layout.width], &golden.packed()).unwrap();
-            let constants = LayerConstants::new(device, &spec, golden.weights()).unwrap();
-            let q = poisoned(device, DType::F32, &[tokens, heads, dim]);
-            let pages = [cache.num_pages(), kv, PAGE_SIZE, dim];
-            let (k, v) = (poisoned(device, DType::F32, &pages), poisoned(device, DType::F32, &pages));
-            let problem = KvAppendProblem {
-                spec: &spec,
-                layout,
-                page_size: PAGE_SIZE,
-                num_pages: cache.num_pages(),
-                places: &places,
-                positions: &golden.positions(),
-            };
-            let args = KvAppendArgs { packed: &packed, constants: &constants, q: &q, k: &k, v: &v };
-            let mut workspace = Workspace::new(device).unwrap();
-            KvAppendPlan::new(device, &problem).unwrap().run(&args, &mut workspace).unwrap();
-
-            let gate = layout.gate.map(|g| {
-                let strides = [layout.width, g.head_stride, 1];
-                Tensor::with_strides(packed.buffer().clone(), DType::F32, g.offset, &[tokens, heads, dim], &strides)
-                    .unwrap()
-            });
-            let out = poisoned(device, DType::F32, &[tokens, heads, dim]);
-            let lse = poisoned(device, DType::F32, &[tokens, heads]);
-            let plan =
-                AttentionPlan::new(device, &AttentionProblem { spec: &spec, cache: &cache, rows: &rows }).unwrap();
-            let args = AttentionArgs {
-                q: &q,
-                k: &k,
-                v: &v,
-                constants: &constants,
-                gate: gate.as_ref(),
-                out: &out,
-                lse: Some(&lse),
-            };
-            let mut workspace = Workspace::new(device).unwrap();
-            plan.run(&args, &mut workspace).unwrap();
-            let what = format!("{name} on {device}: o_proj.in");
-            compare_within(&what, &out.read_f32().unwrap(), golden.values("raw.o_proj.in"), TOLERANCE).unwrap();
-            let want = by_row(golden.values("attn.lse"), heads, tokens);
-            compare_within(&format!("{name} on {device}: lse"), &lse.read_f32().unwrap(), &want, TOLERANCE).unwrap();
-        }
-    }
-}
 
 /// `[heads, tokens]` as `[tokens, heads]`.
 fn by_row(x: &[f32], heads: usize, tokens: usize) -> Vec<f32> {
     (0..tokens * heads).map(|i| x[i % heads * tokens + i / heads]).collect()
 }
 
-/// With q = 0 every visible key weighs the same; with one-hot values the output shows which keys those are.
+fn tensor(device: &Device, shape: &[usize], values: &[f32]) -> Tensor {
+    Tensor::from_f32(device, DType::F32, shape, values).expect("a small tensor")
+}
+
+/// Runs the attention of a layer and holds its lse against the recording's. Returns the output.
+fn attend(
+    device: &Device,
+    (name, golden): (&str, &Golden),
+    (spec, constants): (&LayerSpec, &LayerConstants),
+    stream: &Stream,
+    [q, k, v]: [&Tensor; 3],
+    gate: Option<&Tensor>,
+) -> Vec<f32> {
+    let (queries, heads) = (golden.queries(), spec.num_q_heads);
+    let out = poisoned(device, DType::F32, &[queries, heads, spec.head_dim_v]);
+    let lse = poisoned(device, DType::F32, &[queries, heads]);
+    let problem = AttentionProblem { spec, cache: &stream.cache, rows: &stream.rows };
+    let args = AttentionArgs { q, k, v, constants, gate, out: &out, lse: Some(&lse) };
+    let plan = AttentionPlan::new(device, &problem).unwrap();
+    plan.run(&args, &mut Workspace::new(device).unwrap()).unwrap();
+    let want = by_row(golden.values("attn.lse"), heads, queries);
+    compare_within(&format!("{name} on {device}: lse"), &lse.read_f32().unwrap(), &want, TOLERANCE).unwrap();
+    out.read_f32().unwrap()
+}
+
 #[test]
-fn masks_bit_for_bit() {
+fn projections_to_output_projection() {
     for (name, golden) in recordings() {
-        let tokens = golden.tokens();
-        let (cache, rows) = stream(&golden);
-        let places = cache.places(rows[0].view, 0..tokens as i32).expect("places");
-        let spec = LayerSpec {
-            num_q_heads: 1,
-            num_kv_heads: 1,
-            out_norm: Norm::None,
-            gate: Gate::None,
-            head_dim_v: 88, // the longest recording has 75 tokens, in one launch
-            ..spec(&golden)
-        };
-        let (dim, dim_v) = (spec.head_dim, spec.head_dim_v);
-        assert!(tokens <= dim_v);
-        let mut one_hot = vec![0.0; cache.num_pages() * PAGE_SIZE * dim_v];
-        for (token, &place) in places.iter().enumerate() {
-            one_hot[place as usize * dim_v + token] = 1.0;
-        }
+        let layer = Layer::of(&golden);
+        let (spec, stream) = (&layer.spec, stream(&golden, &layer));
+        let (tokens, queries) = (golden.tokens(), golden.queries());
+        let (heads, kv, dim, dim_v) = (spec.num_q_heads, spec.num_kv_heads, spec.head_dim, spec.head_dim_v);
         for device in devices() {
-            let seen = visible(device, &spec, &cache, &rows, &one_hot, tokens, (dim, dim_v));
-            let want: Vec<bool> = golden.values("attn.visible").iter().map(|&x| x != 0.0).collect();
-            let wrong = seen.iter().zip(&want).position(|(a, b)| a != b);
-            assert_eq!(wrong.map(|i| (i / tokens, i % tokens)), None, "{name} on {device}: query, key");
+            let layout = layer.layout;
+            let packed = tensor(device, &[tokens, layout.width], &layer.packed);
+            let constants = LayerConstants::new(device, spec, layer.weights.clone()).unwrap();
+            let q = poisoned(device, DType::F32, &[tokens, heads, dim]);
+            let pages = [stream.cache.num_pages(), kv, PAGE_SIZE];
+            let k = poisoned(device, DType::F32, &[pages[0], pages[1], pages[2], dim]);
+            let v = poisoned(device, DType::F32, &[pages[0], pages[1], pages[2], dim_v]);
+            let problem = KvAppendProblem {
+                spec,
+                layout,
+                page_size: PAGE_SIZE,
+                num_pages: stream.cache.num_pages(),
+                places: &stream.places,
+                positions: &layer.positions,
+            };
+            let args = KvAppendArgs { packed: &packed, constants: &constants, q: &q, k: &k, v: &v };
+            let mut workspace = Workspace::new(device).unwrap();
+            KvAppendPlan::new(device, &problem).unwrap().run(&args, &mut workspace).unwrap();
+
+            let part = |t: &Tensor, first: usize, dim: usize, strides: [usize; 3]| {
+                let shape = [queries, heads, dim];
+                Tensor::with_strides(t.buffer().clone(), DType::F32, first, &shape, &strides).unwrap()
+            };
+            let first_query = tokens - queries;
+            let q = part(&q, first_query * heads * dim, dim, [heads * dim, dim, 1]);
+            let gate = layout
+                .gate
+                .map(|g| part(&packed, first_query * layout.width + g.offset, dim_v, [layout.width, g.head_stride, 1]));
+            let out = attend(device, (name, &golden), (spec, &constants), &stream, [&q, &k, &v], gate.as_ref());
+            compare_within(&format!("{name} on {device}: path"), &out, golden.projected(), TOLERANCE).unwrap();
         }
     }
 }
 
-fn visible(
-    device: &Device,
-    spec: &LayerSpec,
-    cache: &KvCache,
-    rows: &[QueryRows],
-    one_hot: &[f32],
-    tokens: usize,
-    (dim, dim_v): (usize, usize),
-) -> Vec<bool> {
-    let zeros = |shape: &[usize]| Tensor::zeros(device, DType::F32, shape).unwrap();
-    let q = zeros(&[tokens, 1, dim]);
-    let k = zeros(&[cache.num_pages(), 1, PAGE_SIZE, dim]);
-    let v = Tensor::from_f32(device, DType::F32, &[cache.num_pages(), 1, PAGE_SIZE, dim_v], one_hot).unwrap();
-    let out = zeros(&[tokens, 1, dim_v]);
-    let spec = LayerSpec { q_norm: Norm::None, k_norm: Norm::None, rope: None, ..spec.clone() };
-    let constants = LayerConstants::new(device, &spec, Default::default()).unwrap();
-    let plan = AttentionPlan::new(device, &AttentionProblem { spec: &spec, cache, rows }).unwrap();
-    let args = AttentionArgs { q: &q, k: &k, v: &v, constants: &constants, gate: None, out: &out, lse: None };
-    plan.run(&args, &mut Workspace::new(device).unwrap()).unwrap();
-    let out = out.read_f32().unwrap();
-    (0..tokens * tokens).map(|i| out[i / tokens * dim_v + i % tokens] > 0.0).collect()
+#[test]
+fn attention_alone() {
+    for (name, golden) in recordings() {
+        let layer = Layer::of(&golden);
+        let stream = stream(&golden, &layer);
+        // What comes after the attention is no part of this one.
+        let spec = LayerSpec { out_norm: Norm::None, gate: Gate::None, ..layer.spec };
+        let pages = |recorded: &str, dim: usize| {
+            let values = golden.by_token(recorded);
+            let mut all = vec![f32::NAN; stream.cache.num_pages() * spec.num_kv_heads * PAGE_SIZE * dim];
+            for (row, head) in values.chunks(dim).enumerate() {
+                let (token, kv) = (row / spec.num_kv_heads, row % spec.num_kv_heads);
+                let (page, slot) =
+                    (stream.places[token] as usize / PAGE_SIZE, stream.places[token] as usize % PAGE_SIZE);
+                all[((page * spec.num_kv_heads + kv) * PAGE_SIZE + slot) * dim..][..dim].copy_from_slice(head);
+            }
+            ([stream.cache.num_pages(), spec.num_kv_heads, PAGE_SIZE, dim], all)
+        };
+        let (k, v) = (pages("attn.k", spec.head_dim), pages("attn.v", spec.head_dim_v));
+        for device in devices() {
+            let q = tensor(device, &[golden.queries(), spec.num_q_heads, spec.head_dim], &golden.by_token("attn.q"));
+            let (k, v) = (tensor(device, &k.0, &k.1), tensor(device, &v.0, &v.1));
+            let constants = LayerConstants::new(device, &spec, layer.weights.clone()).unwrap();
+            let out = attend(device, (name, &golden), (&spec, &constants), &stream, [&q, &k, &v], None);
+            compare_within(&format!("{name} on {device}: attention"), &out, golden.values("attn.out"), TOLERANCE)
+                .unwrap();
+        }
+    }
+}
+
+#[test]
+fn masks_bit_for_bit() {
+    for (name, golden) in recordings() {
+        let layer = Layer::of(&golden);
+        let stream = stream(&golden, &layer);
+        let (tokens, want) = (golden.tokens(), golden.visible());
+        for device in devices() {
+            let seen = visible(device, &layer.spec, &stream.cache, &stream.rows, tokens);
+            let wrong = seen.iter().zip(&want).position(|(a, b)| a != b);
+            assert_eq!(wrong.map(|i| (i / tokens, i % tokens)), None, "{name} on {device}: query, key");
+        }
+    }
 }

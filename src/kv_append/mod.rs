@@ -1,9 +1,9 @@
 //! From the packed projection to q and to pages of K and V, in one launch: split, norm, rotate, scale, store.
 //!
 //! ```text
-//! q[row, h]        = q_scale * rotate(q_norm(packed.q[row, h]))
-//! k[page, h, slot] =           rotate(k_norm(packed.k[row, h]))     page * page_size + slot = places[row]
-//! v[page, h, slot] =                  v_norm(packed.v[row, h])
+//! q[row, h]        = q_scale * temperature(position[0]) * rotate(q_norm(packed.q[row, h]))
+//! k[page, h, slot] =                                      rotate(k_norm(packed.k[row, h]))     page * page_size + slot = places[row]
+//! v[page, h, slot] = v_scale * v_norm(packed.v[row, h])
 //! ```
 //! A [`KvAppendPlan`] is made once per step and layer kind and run once per layer of that kind. Arithmetic is f32 on a
 //! device and f64 in the reference, with one rounding at each store. The gate stays in the packed tensor: the epilogue

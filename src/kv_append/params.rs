@@ -95,8 +95,8 @@ pub(super) struct Params {
     pub v_eps: f32,
     pub mscale: f32,
     pub q_scale: f32,
-    pub pad_0: u32,
-    pub pad_1: u32,
+    pub temperature: u32,
+    pub v_scale: f32,
     pub pad_2: u32,
 }
 
@@ -146,8 +146,8 @@ impl Params {
             v_eps: s.v_norm.eps(),
             mscale: rope.map_or(1.0, |r| r.mscale),
             q_scale: s.q_scale,
-            pad_0: 0,
-            pad_1: 0,
+            temperature: u32::from(s.q_temperature.is_some()),
+            v_scale: s.v_scale,
             pad_2: 0,
         }
     }

@@ -57,9 +57,12 @@ impl KvAppendPlan {
         self.spec.num_q_heads + 2 * self.spec.num_kv_heads
     }
 
-    /// The tables of a launch: the rows' places, then their positions.
+    /// The tables of a launch: the rows' places, their positions and, if the layer has a temperature, the factors of the
+    /// positions, f32.
     pub(super) fn tables(&self) -> Vec<u32> {
-        self.places.iter().copied().chain(self.positions.iter().flatten().map(|&p| p as u32)).collect()
+        let positions = self.positions.iter().flatten().map(|&p| p as u32);
+        let factor = |p: &[i32; 4]| self.spec.q_temperature.map(|t| (t.at(p[0]) as f32).to_bits());
+        self.places.iter().copied().chain(positions).chain(self.positions.iter().filter_map(factor)).collect()
     }
 
     /// Bytes that a run has to read and write at least.

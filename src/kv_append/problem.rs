@@ -20,7 +20,8 @@ pub struct KvAppendProblem<'a> {
     pub num_pages: usize,
     /// Per row `page * page_size + slot`, or [`PADDING`]. No place twice.
     pub places: &'a [u32],
-    /// Per row the position along each of the four axes; the layer's rotation says which are used.
+    /// Per row the position along each of the four axes; the layer's rotation says which are used. A temperature uses the
+    /// first.
     pub positions: &'a [[i32; 4]],
 }
 

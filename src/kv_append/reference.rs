@@ -3,7 +3,7 @@
 use super::OP;
 use super::plan::KvAppendPlan;
 use super::problem::{KvAppendArgs, PADDING};
-use crate::layer::{Norm, Part, Rope};
+use crate::layer::{Norm, Part, Rope, Temperature};
 use crate::tensor::{Memory, lock_read, lock_write};
 use crate::{Error, Result, Tensor};
 
@@ -42,11 +42,12 @@ pub(super) fn run(plan: &KvAppendPlan, args: &KvAppendArgs) -> Result<()> {
         let mut out = lock_write(q);
         let s = args.q.strides();
         for (row, position) in plan.positions.iter().enumerate() {
+            let scale = f64::from(spec.q_scale) * temperature(spec.q_temperature, position[0]);
             for h in 0..spec.num_q_heads {
                 let mut x = read(row, layout.q, h, spec.head_dim);
                 normalize(&mut x[..spec.head_dim], spec.q_norm, &weights.q_norm);
                 rotate(&mut x, spec.rope.as_ref(), position);
-                x.iter_mut().for_each(|x| *x *= f64::from(spec.q_scale));
+                x.iter_mut().for_each(|x| *x *= scale);
                 write(&mut out, args.q, row * s[0] + h * s[1], &x[..spec.head_dim]);
             }
         }
@@ -72,6 +73,7 @@ pub(super) fn run(plan: &KvAppendPlan, args: &KvAppendArgs) -> Result<()> {
         for h in 0..spec.num_kv_heads {
             let mut x = read(row, layout.v, h, spec.head_dim_v);
             normalize(&mut x[..spec.head_dim_v], spec.v_norm, &weights.v_norm);
+            x.iter_mut().for_each(|x| *x *= f64::from(spec.v_scale));
             write(&mut out, args.v, at(row, h, args.v.strides()), &x[..spec.head_dim_v]);
         }
     }
@@ -101,6 +103,12 @@ fn rotate(x: &mut Lanes, rope: Option<&Rope>, position: &[i32; 4]) {
         let m = f64::from(rope.mscale);
         (x[a], x[b]) = (m * (x[a] * cos - x[b] * sin), m * (x[b] * cos + x[a] * sin));
     }
+}
+
+fn temperature(temperature: Option<Temperature>, position: i32) -> f64 {
+    let Some(Temperature { beta, interval, offset }) = temperature else { return 1.0 };
+    let steps = ((f64::from(position) + f64::from(offset)) / f64::from(interval)).floor();
+    1.0 + f64::from(beta) * (1.0 + steps.max(0.0)).ln()
 }
 
 fn write(out: &mut [u8], t: &Tensor, at: usize, x: &[f64]) {

@@ -1,9 +1,19 @@
 //! What one layer kind needs from the kernels. The unit of configuration is the layer kind, never the whole model.
 
+#[cfg(feature = "config")]
+mod config;
+mod model;
+mod packed;
 mod presets;
 mod rope;
+mod rope_scaling;
 mod spec;
+mod temperature;
 
+pub use model::{KvGroup, ModelLayer, ModelSpec};
+pub use packed::{PackedLayout, Part};
 pub use rope::{Pairing, Rope};
+pub use rope_scaling::{Llama3Scaling, Yarn};
 pub(crate) use spec::ConstantPlaces;
-pub use spec::{Gate, LayerConstants, LayerSpec, LayerWeights, Norm, PackedLayout, Part};
+pub use spec::{Gate, LayerConstants, LayerSpec, LayerWeights, Norm};
+pub use temperature::Temperature;

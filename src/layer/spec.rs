@@ -1,6 +1,6 @@
 //! [`LayerSpec`] and the constants of one layer.
 
-use super::Rope;
+use super::{Rope, Temperature};
 use crate::kv::{Lifetimes, Modality};
 use crate::{Buffer, DType, Device, Error, Result};
 
@@ -58,31 +58,6 @@ pub enum Gate {
     Sigmoid,
 }
 
-/// One part (q, k, v or gate) of a row of the packed projection: head `h`, lane `d` is element
-/// `offset + h * head_stride + d` of the row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Part {
-    /// First element.
-    pub offset: usize,
-    /// Distance between heads.
-    pub head_stride: usize,
-}
-
-/// Where q, k, v and gate lie in a row of the packed projection, in elements.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PackedLayout {
-    /// Queries, `num_q_heads` of `head_dim`.
-    pub q: Part,
-    /// Keys, `num_kv_heads` of `head_dim`.
-    pub k: Part,
-    /// Values, `num_kv_heads` of `head_dim_v`.
-    pub v: Part,
-    /// Gates, `num_q_heads` of `head_dim_v`.
-    pub gate: Option<Part>,
-    /// Elements of a row.
-    pub width: usize,
-}
-
 /// One layer kind: heads, dims, scale, cap, sinks, rotation, norms, gate, lifetimes, storage.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LayerSpec {
@@ -98,8 +73,12 @@ pub struct LayerSpec {
     pub head_dim_v: usize,
     /// Multiplies the scores.
     pub softmax_scale: f32,
-    /// Multiplies q after norm and rotation, before it is stored (Muse's QK scale factor, a temperature); 1 otherwise.
+    /// Multiplies q after norm and rotation, before it is stored (Muse's QK scale factor); 1 otherwise.
     pub q_scale: f32,
+    /// Multiplies q by a function of its position as well.
+    pub q_temperature: Option<Temperature>,
+    /// Multiplies v after its norm, before it is stored (MiMo); 1 otherwise.
+    pub v_scale: f32,
     /// `cap * tanh(score / cap)` on the scaled scores.
     pub soft_cap: Option<f32>,
     /// Whether each query head has a sink: a logit that takes part in the softmax and carries no value.
@@ -135,6 +114,8 @@ impl LayerSpec {
             head_dim_v: head_dim,
             softmax_scale: 1.0 / (head_dim as f32).sqrt(),
             q_scale: 1.0,
+            q_temperature: None,
+            v_scale: 1.0,
             soft_cap: None,
             sinks: false,
             rope: None,
@@ -154,22 +135,6 @@ impl LayerSpec {
         self.num_q_heads / self.num_kv_heads.max(1)
     }
 
-    /// q, k, v and, if the layer has one, gate, one after the other, heads contiguous.
-    pub fn packed(&self) -> PackedLayout {
-        let (q, kv) = (self.num_q_heads, self.num_kv_heads);
-        let (d, dv) = (self.head_dim, self.head_dim_v);
-        let v = (q + kv) * d;
-        let gate = v + kv * dv;
-        let has_gate = self.gate != Gate::None;
-        PackedLayout {
-            q: Part { offset: 0, head_stride: d },
-            k: Part { offset: q * d, head_stride: d },
-            v: Part { offset: v, head_stride: dv },
-            gate: has_gate.then_some(Part { offset: gate, head_stride: dv }),
-            width: gate + if has_gate { q * dv } else { 0 },
-        }
-    }
-
     /// Checks what every operation relies on.
     ///
     /// # Errors
@@ -187,12 +152,15 @@ impl LayerSpec {
         if self.group() > 64 {
             return Err(Error::unsupported(op, format!("{} query heads per KV head", self.group()), "1 to 64"));
         }
-        if !self.softmax_scale.is_finite() || !self.q_scale.is_finite() {
-            let got = format!("{} and {}", self.softmax_scale, self.q_scale);
-            return Err(Error::invalid(op, "softmax_scale and q_scale", "finite numbers", got));
+        if ![self.softmax_scale, self.q_scale, self.v_scale].iter().all(|scale| scale.is_finite()) {
+            let got = format!("{}, {} and {}", self.softmax_scale, self.q_scale, self.v_scale);
+            return Err(Error::invalid(op, "softmax_scale, q_scale and v_scale", "finite numbers", got));
         }
         if self.soft_cap.is_some_and(|c| !(c > 0.0 && c.is_finite())) {
             return Err(Error::invalid(op, "soft_cap", "a positive number", format!("{:?}", self.soft_cap)));
+        }
+        if let Some(temperature) = &self.q_temperature {
+            temperature.validate(op)?;
         }
         for modality in Modality::ALL {
             let lifetime = self.lifetimes.get(modality);

@@ -1,9 +1,8 @@
-//! Reads the recorded attention layers of `tests/golden` (see its README) and builds the layer kinds they are of.
+//! Reads the recorded attention layers of `tests/golden` (see its README). What kind of layer each is of says
+//! `recorded.rs`.
 
 use std::collections::BTreeMap;
 
-use colatent::kv::{Birth, Death, Lifetimes, Modality};
-use colatent::layer::{Gate, LayerSpec, LayerWeights, Norm, Pairing, Rope};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
@@ -19,6 +18,19 @@ pub struct Golden {
     pub info: Value,
 }
 
+/// Every recording, by the name of its file.
+pub fn recordings() -> Vec<(&'static str, Golden)> {
+    macro_rules! load {
+        ($($name:literal)*) => {
+            vec![$(($name, Golden::load(include_bytes!(concat!("../golden/", $name, ".safetensors"))))),*]
+        };
+    }
+    load!("deepseek_v3.0" "deepseek_yarn.0" "gemma2.0" "gemma2.1" "gemma3.0" "gemma3.1" "gemma4.0" "gemma4.1" "gpt_oss.0"
+        "gpt_oss.1" "kimi_linear.0" "llama3.0" "llama4.0" "llama4.1" "mimo_v2.0" "mimo_v2.1" "ministral3.0" "modernbert.0"
+        "modernbert.1" "muse_glimmer.0" "muse_glimmer.1" "muse_glimmer_assistant.0" "muse_spark.0" "muse_spark.1"
+        "muse_vision.0" "muse_vision.1" "qwen25vl.0" "qwen3_5.0" "qwen3_vl.0")
+}
+
 impl Golden {
     pub fn load(bytes: &[u8]) -> Golden {
         let (_, header) = SafeTensors::read_metadata(bytes).expect("a safetensors header");
@@ -28,6 +40,7 @@ impl Golden {
             let values = match view.dtype() {
                 Dtype::F32 => view.data().as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)).collect(),
                 Dtype::U8 => view.data().iter().map(|&b| f32::from(b)).collect(),
+                Dtype::I64 => view.data().as_chunks::<8>().0.iter().map(|&b| i64::from_le_bytes(b) as f32).collect(),
                 other => panic!("{name} is stored as {other:?}"),
             };
             (name, Recorded { shape: view.shape().to_vec(), values })
@@ -46,8 +59,22 @@ impl Golden {
         &self.tensors.get(name).unwrap_or_else(|| panic!("the recording has no {name}")).shape
     }
 
-    /// Tokens of the recording.
+    pub fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// The model's family.
+    pub fn case(&self) -> &str {
+        self.info["case"].as_str().expect("a case name")
+    }
+
+    /// Keys of the recording. Its queries are the last ones of them: all but for a drafter.
     pub fn tokens(&self) -> usize {
+        self.shape("attn.k")[2]
+    }
+
+    /// Queries of the recording.
+    pub fn queries(&self) -> usize {
         self.shape("attn.q")[2]
     }
 
@@ -60,85 +87,23 @@ impl Golden {
         (0..x.len()).map(|i| x[at(i)]).collect()
     }
 
-    /// The projections as rows of [`LayerSpec::packed`]: q, k, v and, if the layer has one, gate.
-    pub fn packed(&self) -> Vec<f32> {
-        let tokens = self.tokens();
-        let parts: Vec<&[f32]> = ["q_proj", "k_proj", "v_proj", "gate_proj"]
-            .iter()
-            .filter_map(|p| self.tensors.get(&format!("raw.{p}.out")))
-            .map(|t| t.values.as_slice())
-            .collect();
-        let row = |t: usize| {
-            parts.iter().flat_map(move |p| {
-                let width = p.len() / tokens;
-                p[t * width..(t + 1) * width].iter().copied()
-            })
-        };
-        (0..tokens).flat_map(row).collect()
-    }
-
-    /// Position of each token: one axis, 0, 1, 2, ...
-    pub fn positions(&self) -> Vec<[i32; 4]> {
-        (0..self.tokens() as i32).map(|t| [t, 0, 0, 0]).collect()
-    }
-
-    /// The norm weights of the layer.
-    pub fn weights(&self) -> LayerWeights {
-        let weight = |n: &str| self.tensors.get(&format!("weight.{n}.weight")).map_or(vec![], |t| t.values.clone());
-        LayerWeights { q_norm: weight("q_norm"), k_norm: weight("k_norm"), ..Default::default() }
-    }
-
-    fn config(&self, name: &str) -> f64 {
-        self.info["config"][name].as_f64().unwrap_or_else(|| panic!("the recording's config has no {name}"))
-    }
-}
-
-/// The layer kind of a recording of Muse Spark, Muse Glimmer or Gemma 3.
-pub fn spec(golden: &Golden) -> LayerSpec {
-    let (q, k, v) = (golden.shape("attn.q"), golden.shape("attn.k"), golden.shape("attn.v"));
-    let case = golden.info["case"].as_str().expect("a case name");
-    let eps = golden.config("rms_norm_eps") as f32;
-    let window = golden.info["kwargs"]["sliding_window"].as_i64().map(|w| w as i32);
-    let lifetimes = window.map_or(Lifetimes::causal(), Lifetimes::window);
-    let spec = LayerSpec {
-        name: format!("{case} {}", golden.info["layer"].as_str().unwrap_or("")),
-        head_dim_v: v[3],
-        softmax_scale: golden.info["scaling"].as_f64().expect("a scaling") as f32,
-        lifetimes,
-        ..LayerSpec::new(q[1], k[1], q[3])
-    };
-    let rope = |parameters: &Value| {
-        assert_eq!(parameters["rope_type"], "default", "the recordings have no other kind");
-        let theta = parameters["rope_theta"].as_f64().expect("a theta");
-        // The recorded checkpoints are in the converted pairing.
-        golden.tensors.contains_key("rope.cos").then(|| Rope::plain(q[3], theta, Pairing::Half))
-    };
-    let parameters = &golden.info["config"]["rope_parameters"];
-    match case {
-        // The norm of the output has the eps of the other norms, not `post_norm_eps`: with 1e-5 the recorded
-        // `raw.o_proj.in` is met to 4e-7, with 1e-8 to 6e-5.
-        "muse_spark" | "muse_glimmer" => LayerSpec {
-            rope: rope(parameters),
-            q_scale: golden.config("qk_scale_factor") as f32,
-            q_norm: Norm::Rms { eps },
-            k_norm: Norm::Rms { eps },
-            out_norm: if case == "muse_spark" { Norm::Rms { eps } } else { Norm::None },
-            gate: Gate::Sigmoid,
-            ..spec
-        },
-        "gemma3" => {
-            let (kind, death) = match window {
-                Some(w) => ("sliding_attention", Death::Window(w)),
-                None => ("full_attention", Death::Never),
-            };
-            LayerSpec {
-                rope: rope(&parameters[kind]),
-                q_norm: Norm::RmsOnePlus { eps },
-                k_norm: Norm::RmsOnePlus { eps },
-                lifetimes: lifetimes.with(Modality::Image, Birth::SpanStart, death),
-                ..spec
-            }
+    /// Whether each query sees each key, `[queries, keys]`. A recording without a mask saw everything.
+    pub fn visible(&self) -> Vec<bool> {
+        match self.tensors.get("attn.visible") {
+            Some(mask) => mask.values.iter().map(|&x| x != 0.0).collect(),
+            None => vec![true; self.queries() * self.tokens()],
         }
-        other => panic!("no layer kind for recordings of {other}"),
+    }
+
+    /// What entered the output projection.
+    pub fn projected(&self) -> &[f32] {
+        let names = ["raw.o_proj.in", "raw.proj.in", "raw.Wo.in"];
+        let name = names.into_iter().find(|&n| self.tensors.contains_key(n)).expect("an output projection's input");
+        self.values(name)
+    }
+
+    /// A number of the model's config.
+    pub fn config(&self, name: &str) -> f64 {
+        self.info["config"][name].as_f64().unwrap_or_else(|| panic!("the recording's config has no {name}"))
     }
 }

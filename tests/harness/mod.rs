@@ -2,7 +2,9 @@
 #![allow(dead_code, missing_docs)] // every test binary uses its own part of it
 
 pub mod golden;
+pub mod recorded;
 pub mod scene;
+pub mod visible;
 
 use std::sync::OnceLock;
 

@@ -2,7 +2,7 @@
 
 use colatent::DType::{self, BF16, F16, F32};
 use colatent::layer::Pairing::{self, Adjacent, Half};
-use colatent::layer::{Gate, LayerSpec, LayerWeights, Norm, PackedLayout, Part, Rope};
+use colatent::layer::{Gate, LayerSpec, LayerWeights, Norm, PackedLayout, Part, Rope, Temperature};
 use proptest::prelude::*;
 
 use crate::harness::Rng;
@@ -47,6 +47,8 @@ pub struct Case {
     pub norms: (N, N, N),
     pub rope: Option<R>,
     pub q_scale: f32,
+    pub temperature: Option<Temperature>,
+    pub v_scale: f32,
     pub page_size: usize,
     pub pages: Pages,
     pub rows: usize,
@@ -71,6 +73,8 @@ pub const BASE: Case = Case {
     norms: (Off, Off, Off),
     rope: None,
     q_scale: 1.0,
+    temperature: None,
+    v_scale: 1.0,
     page_size: 16,
     pages: Hnd,
     rows: 5,
@@ -78,6 +82,9 @@ pub const BASE: Case = Case {
     gap: 0,
     seed: 1,
 };
+
+/// Steep, so that a position off by one step shows.
+const HOT: Option<Temperature> = Some(Temperature { beta: 0.5, interval: 3, offset: 1 });
 
 #[rustfmt::skip]
 pub const CASES: &[Case] = &[
@@ -110,6 +117,9 @@ pub const CASES: &[Case] = &[
     Case { name: "gaps", gap: 12, pages: Nhd, rope: turn(Half, 0, 8, 1), storage: (BF16, F16), padding: 2, ..BASE },
     Case { name: "gaps hnd", gap: 4, norms: (Rms, Rms, Rms), storage: (F16, BF16), ..BASE },
     Case { name: "two workgroups", heads: (8, 1), rows: 13, page_size: 1, rope: turn(Half, 0, 8, 1), ..BASE },
+    Case { name: "temperature", rows: 9, padding: 4, rope: turn(Half, 0, 8, 1), temperature: HOT, q_scale: 3.0, ..BASE },
+    Case { name: "temperature without rotation", norms: (Rms, Rms, Off), temperature: HOT, storage: (BF16, BF16), ..BASE },
+    Case { name: "v scaled", norms: (Off, Off, Rms), v_scale: 0.707, storage: (F32, BF16), ..BASE },
     Case { name: "no rows", rows: 0, ..BASE },
     Case { name: "muse window", heads: (16, 2), dims: (64, 64), rope: turn(Adjacent, 0, 32, 1), norms: (Rms, Rms, Off), q_scale: 5.473_006_5, storage: (BF16, BF16), page_size: 64, rows: 4, ..BASE },
 ];
@@ -138,6 +148,8 @@ impl Case {
             name: self.name.into(),
             head_dim_v: self.dims.1,
             q_scale: self.q_scale,
+            q_temperature: self.temperature,
+            v_scale: self.v_scale,
             rope,
             q_norm: norm(self.norms.0, EPS[0]),
             k_norm: norm(self.norms.1, EPS[1]),
@@ -206,6 +218,8 @@ pub fn any_case() -> impl Strategy<Value = Case> {
                 norms,
                 rope,
                 q_scale,
+                temperature: HOT.filter(|_| seed % 3 == 0),
+                v_scale: if seed % 2 == 0 { 1.0 } else { 0.707 },
                 page_size,
                 pages,
                 rows,

@@ -2,7 +2,7 @@
 
 use colatent::DType::{self, F16, F32};
 use colatent::kv_append::{KvAppendArgs, KvAppendPlan, KvAppendProblem, PADDING};
-use colatent::layer::{LayerConstants, LayerSpec, LayerWeights};
+use colatent::layer::{LayerConstants, LayerSpec, LayerWeights, PackedLayout};
 use colatent::{Buffer, Device, Error, Tensor, Workspace};
 
 use super::case::{Case, Fused, Hnd, Nhd};
@@ -68,6 +68,9 @@ impl Setup {
                 let mut p = [i32::MIN; 4]; // idle axes hold garbage
                 let axes = case.rope.map_or(0, |r| r.axes);
                 p[..axes].iter_mut().for_each(|p| *p = rng.below(2_000_001) as i32 - 1_000_000);
+                if case.temperature.is_some() {
+                    p[0] = rng.below(40) as i32 - 10; // where steps are steep
+                }
                 p
             })
             .collect();
@@ -190,9 +193,19 @@ pub fn append(
     packed: &[f32],
     positions: &[[i32; 4]],
 ) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
+    append_from(device, (spec, spec.packed()), weights, packed, positions)
+}
+
+/// As [`append`], from rows packed in another way.
+pub fn append_from(
+    device: &Device,
+    (spec, layout): (&LayerSpec, PackedLayout),
+    weights: LayerWeights,
+    packed: &[f32],
+    positions: &[[i32; 4]],
+) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
     let places: Vec<u32> = (0..positions.len() as u32).collect();
     let (rows, kv) = (places.len(), spec.num_kv_heads);
-    let layout = spec.packed();
     let problem = KvAppendProblem { spec, layout, page_size: 1, num_pages: rows, places: &places, positions };
     let plan = KvAppendPlan::new(device, &problem).unwrap();
     let constants = LayerConstants::new(device, spec, weights).unwrap();

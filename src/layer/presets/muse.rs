@@ -1,7 +1,8 @@
-//! Layer kinds of published models. Dimensions are the published ones; change the fields for a smaller model.
+//! Muse Spark, Muse Glimmer, the Glimmer drafter and the vision tower.
 
-use super::{Gate, LayerSpec, Norm, Pairing, Rope};
+use super::OWN_SPAN;
 use crate::kv::{Birth, Death, Lifetimes, Modality};
+use crate::layer::{Gate, LayerSpec, Norm, Pairing, Rope};
 
 impl LayerSpec {
     /// Muse Spark, window layer: 128/16 heads of 64, window 2048, RoPE theta 5e5 on adjacent lanes (the native
@@ -19,7 +20,7 @@ impl LayerSpec {
     pub fn muse_spark_full() -> Self {
         LayerSpec {
             name: "muse_spark.full".into(),
-            q_scale: 5.473_006_5,
+            q_scale: 5.473_006_486_387_5_f64 as f32,
             q_norm: Norm::Rms { eps: 1e-5 },
             k_norm: Norm::Rms { eps: 1e-5 },
             out_norm: Norm::Rms { eps: 1e-5 },
@@ -50,38 +51,35 @@ impl LayerSpec {
         }
     }
 
-    /// Llama-like: plain RoPE on half-split lanes, causal, no norms.
-    pub fn llama(num_q_heads: usize, num_kv_heads: usize, head_dim: usize, theta: f64) -> Self {
+    /// The block drafter of Muse Glimmer: 32/8 heads of 128. A block of drafts, 16 in the published model, sees itself as
+    /// a whole, and of the context what lies at most 2048 tokens back: a window of 2049, since this model's window does
+    /// not count the query's own slot.
+    pub fn muse_glimmer_drafter() -> Self {
+        let lifetimes = Lifetimes::window(2049).with(Modality::Draft, Birth::SpanStart, Death::SpanEnd);
         LayerSpec {
-            name: "llama".into(),
-            rope: Some(Rope::plain(head_dim, theta, Pairing::Half)),
-            ..LayerSpec::new(num_q_heads, num_kv_heads, head_dim)
-        }
-    }
-
-    /// Gemma 3 27B, window layer: (causal or same image) within a window of 1024.
-    pub fn gemma3_window() -> Self {
-        let lifetimes = Lifetimes::window(1024).with(Modality::Image, Birth::SpanStart, Death::Window(1024));
-        LayerSpec {
-            name: "gemma3.window".into(),
-            rope: Some(Rope::plain(128, 1e4, Pairing::Half)),
+            name: "muse_glimmer.drafter".into(),
+            rope: Some(Rope::plain(128, 5e5, Pairing::Half)),
+            q_norm: Norm::RmsScaled { eps: 1e-5 },
+            k_norm: Norm::RmsScaled { eps: 1e-5 },
             lifetimes,
-            ..LayerSpec::gemma3_full()
+            ..LayerSpec::new(32, 8, 128)
         }
     }
 
-    /// Gemma 3 27B, global layer: causal or same image; linear RoPE scaling by 8.
-    pub fn gemma3_full() -> Self {
-        let mut rope = Rope::plain(128, 1e6, Pairing::Half);
-        rope.inv_freq.iter_mut().for_each(|f| *f /= 8.0);
+    /// The vision tower of Muse, window layer: 16 heads of 96 over windows of 32 x 32 patches. Patches lie in the order of
+    /// windows; append each window as a span of its own. Positions count from 1.
+    pub fn muse_vision_window() -> Self {
+        LayerSpec { name: "muse_vision.window".into(), ..LayerSpec::muse_vision_full() }
+    }
+
+    /// The vision tower of Muse, full layer: as the window layer, but with an image as the span. The first half of the
+    /// lane pairs turns by the column, the second by the row.
+    pub fn muse_vision_full() -> Self {
         LayerSpec {
-            name: "gemma3.full".into(),
-            softmax_scale: 1.0 / 168f32.sqrt(),
-            rope: Some(rope),
-            q_norm: Norm::RmsOnePlus { eps: 1e-6 },
-            k_norm: Norm::RmsOnePlus { eps: 1e-6 },
-            lifetimes: Lifetimes::causal().with(Modality::Image, Birth::SpanStart, Death::Never),
-            ..LayerSpec::new(32, 16, 128)
+            name: "muse_vision.full".into(),
+            rope: Some(Rope::axial(&[(Rope::WIDTH, 48), (Rope::HEIGHT, 48)], 1e4, Pairing::Half)),
+            lifetimes: OWN_SPAN,
+            ..LayerSpec::new(16, 16, 96)
         }
     }
 }

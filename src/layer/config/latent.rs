@@ -1,0 +1,71 @@
+//! Multi-head latent attention, in the expanded form: DeepSeek V3, Kimi K2 and K2.5, Kimi Linear.
+
+use serde_json::Value;
+
+use super::fields::Fields;
+use super::layers::{FULL, by_type};
+use super::rope::RopeConfig;
+use crate::layer::model::ModelSpec;
+use crate::layer::{LayerSpec, Pairing};
+use crate::{Error, Result};
+
+/// Heads and dims: q and k have lanes that do not turn and then lanes that do; a KV head for each query head.
+fn heads(fields: &Fields) -> Result<(LayerSpec, usize)> {
+    let heads = fields.usize("num_attention_heads")?;
+    let (still, turning) = (fields.usize("qk_nope_head_dim")?, fields.usize("qk_rope_head_dim")?);
+    // Derived from those in some configs, and of the latent cache, which the expanded form does not have.
+    fields.skip(&["num_key_value_heads", "head_dim", "qk_head_dim", "kv_lora_rank", "q_lora_rank"]);
+    let spec = LayerSpec { head_dim_v: fields.usize("v_head_dim")?, ..LayerSpec::new(heads, heads, still + turning) };
+    Ok((spec, still))
+}
+
+/// DeepSeek V3 and the Kimi models that are built like it. YaRN's factor is squared in the softmax scale.
+pub(super) fn decoder(fields: &Fields) -> Result<ModelSpec> {
+    let (base, still) = heads(fields)?;
+    let turning = base.head_dim - still;
+    let rope = RopeConfig::read(fields, None, Some(1e4))?;
+    let pairing = match fields.bool_if("rope_interleave")?.unwrap_or(true) {
+        true => Pairing::Adjacent,
+        false => Pairing::Half,
+    };
+    let scale = rope.mscale_all_dim * rope.mscale_all_dim / (base.head_dim as f64).sqrt();
+    let kind = LayerSpec {
+        softmax_scale: scale as f32,
+        rope: Some(rope.rope(fields, turning, pairing)?.at_lane(still)),
+        ..base
+    };
+    fields.skip(&["ep_size", "scoring_func", "seq_aux"]);
+    let types = vec![FULL.to_string(); fields.usize("num_hidden_layers")?];
+    by_type("deepseek_v3", &types, |_| Ok(Some(kind.clone())))
+}
+
+/// The refusal of models whose indexer chooses the keys of a query: DeepSeek V3.2, GLM-5.
+pub(super) fn selection(fields: &Fields) -> Result<Error> {
+    let chosen = fields.usize("index_topk")?;
+    Ok(fields.unsupported("index_topk", chosen, "layers that see every key of their mask; no operation selects keys"))
+}
+
+/// Kimi Linear: latent layers without rotation between layers of linear attention.
+pub(super) fn between_linear_layers(fields: &Fields) -> Result<ModelSpec> {
+    let (base, _) = heads(fields)?;
+    fields.expect("mla_use_nope", Value::Bool(true))?;
+    fields.expect("mla_use_output_gate", Value::Bool(false))?;
+    fields.skip(&["rope_theta", "rope_scaling", "rope_parameters"]); // nothing turns
+    let count = fields.usize("num_hidden_layers")?;
+    let types: Vec<String> = match fields.strs_if("layer_types")? {
+        Some(types) => types.iter().map(|t| t.to_string()).collect(),
+        None => {
+            let Some(list) = fields.object_if("linear_attn_config")? else {
+                return Err(fields.wrong("linear_attn_config", "given", "nothing"));
+            };
+            // Layers are counted from 1 here.
+            let full = list.usizes_if("full_attn_layers")?.unwrap_or_default();
+            (1..=count).map(|i| if full.contains(&i) { FULL.into() } else { "linear_attention".to_string() }).collect()
+        }
+    };
+    fields.skip(&["linear_attn_config"]);
+    if types.len() != count {
+        return Err(fields.wrong("layer_types", &format!("a list of {count}"), format!("one of {}", types.len())));
+    }
+    by_type("kimi_linear", &types, |of| Ok((of == FULL).then(|| base.clone())))
+}

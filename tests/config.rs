@@ -1,0 +1,247 @@
+//! `ModelSpec::from_config_json`: the configs of the recordings give the recorded layer kinds, configs of published sizes
+//! give the presets, and what may change the attention is never passed over.
+//!
+//! Planted and seen red: Gemma 3's scaling on window layers too, layers of Kimi Linear counted from 0, MiMo's window as if it
+//! counted the query's own slot (published sizes); half of ModernBERT's window forgotten (recordings); the account of
+//! fields read left out (unknown fields).
+#![cfg(feature = "config")]
+mod harness;
+
+#[path = "config/published.rs"]
+mod published;
+
+use colatent::kv::{Birth, Death, Lifetimes, Modality};
+use colatent::layer::{LayerSpec, ModelLayer, ModelSpec};
+use colatent::{DType, Error};
+use harness::golden::recordings;
+use harness::recorded;
+use published::*;
+
+fn read(json: &str) -> ModelSpec {
+    ModelSpec::from_config_json(json).unwrap_or_else(|e| panic!("{e}\n{json}"))
+}
+
+/// Equal but for names, and for the last bits of a scale, which is a square root in f32 here and in f64 there.
+#[track_caller]
+fn assert_same(got: &LayerSpec, want: &LayerSpec, what: &str) {
+    let scale = (got.softmax_scale - want.softmax_scale).abs() <= 2e-7 * want.softmax_scale;
+    assert!(scale, "{what}: scale {} and {}", got.softmax_scale, want.softmax_scale);
+    let got = LayerSpec { name: want.name.clone(), softmax_scale: want.softmax_scale, ..got.clone() };
+    assert_eq!(got, *want, "{what}");
+}
+
+#[test]
+fn configs_of_recordings_give_the_recorded_kinds() {
+    for (name, golden) in recordings() {
+        let model = read(&golden.info["config"].to_string());
+        let layer = golden.info["layer"].as_str().and_then(|l| l.split('.').nth(1)).expect("layers.N");
+        let kind = model.kind(layer.parse().expect("a number")).expect("an attention layer");
+        let mut want = recorded::spec(&golden);
+        if name.starts_with("muse_glimmer_assistant") {
+            // The recording's context is seen whole, whatever the config's window of 20: see there.
+            want.lifetimes = Lifetimes::window(21).with(Modality::Draft, Birth::SpanStart, Death::SpanEnd);
+        }
+        assert_same(kind, &want, name);
+    }
+}
+
+#[test]
+fn published_sizes_give_the_presets() {
+    let all: [(&str, &[(usize, LayerSpec)]); 22] = [
+        (LLAMA3, &[(31, LayerSpec::llama3())]),
+        (LLAMA4_SCOUT, &[(46, LayerSpec::llama4_scout_chunked()), (47, LayerSpec::llama4_full())]),
+        (LLAMA4_MAVERICK, &[(0, LayerSpec::llama4_maverick_chunked()), (3, LayerSpec::llama4_full())]),
+        (MLLAMA, &[(2, LayerSpec::llama32_vision_self()), (3, LayerSpec::llama32_vision_cross())]),
+        (MUSE_SPARK, &[(60, converted(LayerSpec::muse_spark_window())), (61, LayerSpec::muse_spark_full())]),
+        (MUSE_GLIMMER, &[(0, LayerSpec::muse_glimmer_window()), (51, LayerSpec::muse_glimmer_full())]),
+        (MUSE_DRAFTER, &[(4, LayerSpec::muse_glimmer_drafter())]),
+        (MUSE_VISION, &[(0, LayerSpec::muse_vision_window()), (49, LayerSpec::muse_vision_full())]),
+        (GEMMA2, &[(0, LayerSpec::gemma2_window()), (1, LayerSpec::gemma2_full())]),
+        (GEMMA3_27B, &[(4, LayerSpec::gemma3_window()), (5, LayerSpec::gemma3_full())]),
+        (GEMMA4, &[(4, LayerSpec::gemma4_window()), (5, LayerSpec::gemma4_full())]),
+        (PALIGEMMA, &[(17, LayerSpec::paligemma())]),
+        (QWEN25_VL, &[(27, LayerSpec::qwen25_vl())]),
+        (QWEN3_VL, &[(0, LayerSpec::qwen3_vl())]),
+        (QWEN35, &[(3, LayerSpec::qwen35_full()), (63, LayerSpec::qwen35_full())]),
+        (GPT_OSS, &[(0, LayerSpec::gpt_oss_window()), (1, LayerSpec::gpt_oss_full())]),
+        (MISTRAL, &[(0, LayerSpec::mistral_window())]),
+        (MINISTRAL3, &[(0, LayerSpec::ministral3())]),
+        (MIMO, &[(0, LayerSpec::mimo_v2_full()), (1, LayerSpec::mimo_v2_window()), (5, LayerSpec::mimo_v2_full())]),
+        (DEEPSEEK_V3, &[(60, LayerSpec::deepseek_v3())]),
+        (KIMI_K25, &[(0, LayerSpec::kimi_k2())]),
+        (KIMI_LINEAR, &[(3, LayerSpec::kimi_linear_latent()), (7, LayerSpec::kimi_linear_latent())]),
+    ];
+    let modernbert: (&str, &[(usize, LayerSpec)]) =
+        (MODERNBERT, &[(0, LayerSpec::modernbert_full()), (1, LayerSpec::modernbert_window())]);
+    for (json, layers) in all.into_iter().chain([modernbert]) {
+        let model = read(json);
+        for (layer, preset) in layers {
+            let what = format!("{} layer {layer}", model.name);
+            let kind = model.kind(*layer).unwrap_or_else(|| panic!("{what}: no attention"));
+            // Presets are f32; a config says what its checkpoint is.
+            assert_same(&LayerSpec { dtype: DType::F32, kv_dtype: DType::F32, ..kind.clone() }, preset, &what);
+        }
+    }
+}
+
+/// Configs in this format are of converted checkpoints.
+fn converted(mut spec: LayerSpec) -> LayerSpec {
+    spec.rope.iter_mut().for_each(|r| r.pairing = colatent::layer::Pairing::Half);
+    spec
+}
+
+#[test]
+fn layers_and_groups_are_those_of_the_model() {
+    let spark = read(MUSE_SPARK);
+    let full: Vec<usize> = (0..62).filter(|&i| spark.kind(i) == Some(&spark.kinds[1])).collect();
+    assert_eq!((full[0], full[1], full.len(), spark.kinds.len()), (1, 5, 16, 2)); // counted back from layer 61
+    assert_eq!(spark.kv_groups().len(), 1);
+
+    let qwen = read(QWEN35);
+    assert_eq!(qwen.layers[0], ModelLayer::Other("linear_attention".into()));
+    assert_eq!(qwen.kv_groups()[0].layers, (3..64).step_by(4).collect::<Vec<_>>());
+    assert_eq!((qwen.kinds[0].dtype, qwen.kinds[0].kv_dtype), (DType::BF16, DType::BF16));
+
+    let groups = read(GEMMA4).kv_groups();
+    let shapes: Vec<_> = groups.iter().map(|g| (g.num_kv_heads, g.head_dim, g.layers.len())).collect();
+    assert_eq!(shapes, [(16, 256, 5), (4, 512, 1)]);
+    assert!(matches!(read(GEMMA4).validate(), Err(Error::Unsupported { .. })), "no kernel has 512 lanes");
+    assert_eq!(read(GEMMA3_4B).kinds[0].num_q_heads, 8); // the class's
+}
+
+/// Gemma 4's small models: the last layers read the K and V of the last layer of their type before them.
+#[test]
+fn layers_that_share_kv_name_whose() {
+    let types = r#"["sliding_attention", "full_attention", "sliding_attention", "full_attention", "sliding_attention", "full_attention"]"#;
+    let config = |shared: usize| {
+        format!(
+            r#"{{"model_type": "gemma4_text", "num_hidden_layers": 6, "num_attention_heads": 8, "num_key_value_heads": 1,
+            "head_dim": 256, "global_head_dim": 256, "layer_types": {types}, "num_kv_shared_layers": {shared},
+            "sliding_window": 512, "use_bidirectional_attention": null}}"#
+        )
+    };
+    let model = read(&config(3));
+    let from = |layer: &ModelLayer| match layer {
+        ModelLayer::Attention { kv_from, .. } => *kv_from,
+        ModelLayer::Other(_) => usize::MAX,
+    };
+    assert_eq!(model.layers.iter().map(from).collect::<Vec<_>>(), [0, 1, 2, 1, 2, 1]);
+    assert_eq!(model.kv_groups()[0].layers, [0, 1, 2]);
+    assert_eq!(model.validate(), Ok(()));
+    // These models are causal for images too.
+    assert_eq!(model.kinds[0].lifetimes, Lifetimes::window(512));
+    refused(&config(5), "num_kv_shared_layers");
+}
+
+/// The error names the field.
+#[track_caller]
+fn refused(json: &str, field: &str) {
+    let error = ModelSpec::from_config_json(json).expect_err(json);
+    assert!(matches!(error, Error::Unsupported { .. } | Error::Invalid { .. }), "{error:?}");
+    assert!(error.to_string().contains(field), "{error} does not name {field}");
+}
+
+/// The config with a field of the decoder set to a value, or added.
+fn with(json: &str, field: &str, value: &str) -> String {
+    let mut config: serde_json::Value = serde_json::from_str(json).expect("JSON");
+    let decoder = if config.get("text_config").is_some() { &mut config["text_config"] } else { &mut config };
+    decoder[field] = serde_json::from_str(value).expect("JSON");
+    config.to_string()
+}
+
+const ALL: [&str; 24] = [
+    LLAMA3,
+    LLAMA4_SCOUT,
+    LLAMA4_MAVERICK,
+    MLLAMA,
+    MUSE_SPARK,
+    MUSE_GLIMMER,
+    MUSE_DRAFTER,
+    MUSE_VISION,
+    GEMMA2,
+    GEMMA3_27B,
+    GEMMA3_4B,
+    GEMMA4,
+    PALIGEMMA,
+    QWEN25_VL,
+    QWEN3_VL,
+    QWEN35,
+    GPT_OSS,
+    MISTRAL,
+    MINISTRAL3,
+    MIMO,
+    DEEPSEEK_V3,
+    KIMI_K25,
+    KIMI_LINEAR,
+    MODERNBERT,
+];
+
+#[test]
+fn an_unknown_field_that_speaks_of_attention_is_refused_by_name() {
+    for json in ALL {
+        for (field, value) in [
+            ("attention_sink_bias", "true"),
+            ("qk_clip_threshold", "100.0"),
+            ("use_alibi", "true"),
+            ("kv_source_layers", "[0, 1]"),
+            ("num_sink_tokens", "4"),
+        ] {
+            refused(&with(json, field, value), field);
+        }
+        // Of training and of other parts of the model, and what is not there.
+        for (field, value) in [("tokenizer_class", "\"Fast\""), ("attention_sink_bias", "null"), ("num_experts", "8")] {
+            read(&with(json, field, value));
+        }
+    }
+    refused(
+        r#"{"model_type": "gemma3", "vision_prefix": 1, "attention_of_images": "none", "text_config": {}}"#,
+        "attention_of_images",
+    );
+}
+
+#[test]
+fn a_known_field_with_an_unknown_value_is_refused_by_name() {
+    for (json, field, value) in [
+        (LLAMA3, "rope_scaling", r#"{"rope_type": "dynamic", "factor": 2.0}"#),
+        (LLAMA3, "rope_scaling", r#"{"rope_type": "linear", "factor": 2.0, "ramp": 3}"#),
+        (LLAMA3, "num_attention_heads", "\"32\""),
+        (LLAMA3, "num_key_value_heads", "-8"),
+        (LLAMA3, "torch_dtype", "\"float8_e4m3fn\""),
+        (GEMMA2, "use_bidirectional_attention", "true"),
+        (GEMMA3_27B, "layer_types", r#"["sliding_attention"]"#),
+        (GEMMA4, "use_bidirectional_attention", "\"all\""),
+        (GPT_OSS, "sliding_window", "0"),
+        (LLAMA4_SCOUT, "no_rope_layers", "[1, 1]"),
+        (LLAMA4_SCOUT, "layer_types", r#"["full_attention"]"#),
+        (MUSE_GLIMMER, "layer_rope_theta", "[500000.0]"),
+        (QWEN25_VL, "rope_scaling", r#"{"type": "mrope", "mrope_section": [16, 24, 25]}"#),
+        (KIMI_LINEAR, "mla_use_output_gate", "true"),
+        (KIMI_LINEAR, "mla_use_nope", "false"),
+        (KIMI_K25, "add_cross_attention", "true"),
+        (QWEN35, "partial_rotary_factor", "0"),
+        (GEMMA4, "per_layer_config", r#"{"0": {"head_dim": 128}}"#), // a window layer
+        (GEMMA4, "per_layer_config", r#"{"5": {"head_dim": 128, "sliding_window": 9}}"#),
+    ] {
+        // A field within an object is named as well as the object.
+        let inner =
+            ["dynamic", "ramp", "mrope_section", "sliding_window"].into_iter().find(|name| value.contains(name));
+        let field = if field == "torch_dtype" { "dtype" } else { field };
+        let json = match (field, json) {
+            // This config has the factor among the rotation's.
+            ("partial_rotary_factor", json) => {
+                json.replace("\"partial_rotary_factor\": 0.25", "\"partial_rotary_factor\": 0.0")
+            }
+            ("dtype", json) => with(json, "torch_dtype", value),
+            _ => with(json, field, value),
+        };
+        refused(&json, inner.unwrap_or(field));
+    }
+    let selects = with(DEEPSEEK_V3, "model_type", "\"deepseek_v32\"");
+    refused(&with(&selects, "index_topk", "2048"), "index_topk");
+    refused(r#"{"model_type": "mamba2"}"#, "mamba2");
+    refused(r#"{"model_type": "flava", "text_config": {"model_type": "llama"}}"#, "flava");
+    refused(r#"{"hidden_size": 8}"#, "model_type");
+    for text in ["", "[]", "{", "7"] {
+        assert!(matches!(ModelSpec::from_config_json(text), Err(Error::Invalid { .. })), "{text}");
+    }
+}
