@@ -9,6 +9,11 @@
 //! the ragged end of a full run not masked, weights or turned queries in one part, lanes behind the head dim not cleared,
 //! NaN and infinities of V not done again with care or given to all rows; the gap not masked, or forgotten in the careful
 //! pass alone (hole); a barrier that only busy warps reach (a message of the shim: divergence).
+//! Planted in the kernel for Hopper and seen red on `cuda-sim-90`. Refused by the simulated device: no wait for a full stage
+//! of keys or values, no wait for an empty one, the other parity, no wait for scores, consumers that do not meet before they
+//! clear. Wrong results (table, random): values with twice the stride or another panel, a stage given back before its
+//! products were waited for, outputs rescaled before that, no fence of the proxy, the second part of turned queries left
+//! out, the second consumer with the queries of the first.
 mod harness;
 
 use colatent::attention::QueryRows;

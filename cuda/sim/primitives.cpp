@@ -217,7 +217,7 @@ void sim_copy_async(void* shared, const void* global, bool valid, u32 line) {
         note_access(global, 16, false, __builtin_return_address(0));
     }
     for (u32 i = 0; i < 16; i++) {
-        target[i] = 0xFF;
+        target[i] = f.worker->launch->in_flight;
     }
     poison_proxy(*f.worker, target, 16);
     f.copies[f.num_copies++] = Copy{target, static_cast<const u8*>(global), valid};

@@ -4,11 +4,12 @@
 //           runs until it waits; then a lane of the same warp goes on, then another warp. `seed` shuffles the order of
 //           blocks, warps and lanes, `jitter` adds switches where the hardware might have them.
 // Warps     a collective gathers the 32 lanes; the last to arrive computes for all of them.
-// Memory    shared memory starts as 0xFF (NaN) in every block. An asynchronous copy fills its target with 0xFF when
-//           issued and lands when it is waited for: a missing wait reads NaN, a reused buffer loses its rows early. One
-//           that arrives at a barrier lands when nobody else can go on, in any order, or with jitter at any time.
-//           A warpgroup's products run when they are waited for, on a view of shared memory that follows ordinary writes
-//           and copies at fences of the proxy only; their registers hold 0xFF meanwhile.
+// Memory    shared memory starts as 0xFF (NaN) in every block. An asynchronous copy fills its target with 0xFF, or with odd
+//           seeds with 0x7B (large numbers), when issued and lands when it is waited for: a missing wait reads that, a
+//           reused buffer loses its rows early. One that arrives at a barrier lands when nobody else can go on, in any
+//           order, or with jitter at any time. A warpgroup's products run when they are waited for, on a view of shared
+//           memory that follows ordinary writes and copies at fences of the proxy only; their registers hold 0xFF
+//           meanwhile.
 // Errors    end the launch with a sentence: lanes or threads in different statements, a barrier or collective after
 //           some have exited, nobody able to go on, shared addresses out of bounds or misaligned, copies in flight at
 //           the exit of a thread or too many of them, a write past the end of shared memory.
@@ -160,6 +161,15 @@ void give_way(Fiber& f, bool ends) {
     }
     if (next != &f) {
         switch_to(w, &f, next, ends);
+    }
+}
+
+void yield_warp(Fiber& f) {
+    Worker& w = *f.worker;
+    const u32 own = f.thread.x / LANES, others = w.ready_warps & ~(1u << own);
+    if (others != 0 && w.launch->seed != 0) {
+        const u32 warp = next_bit(others, next_random(w.random) % LANES);
+        switch_to(w, &f, w.fibers[warp * LANES + (next_bit(w.warps[warp].ready, 0) ^ w.flip)]);
     }
 }
 
@@ -463,6 +473,7 @@ int sim_launch(const char* kernel, u32 threads, u64 args_bytes, void (*body)(con
     launch.shared_bytes = asked->shared_bytes;
     launch.jitter = asked->jitter;
     launch.seed = asked->seed;
+    launch.in_flight = asked->seed % 2 ? 0x7B : 0xFF;
     if (launch.seed != 0) {
         u32 dice = launch.seed;
         launch.order.resize(launch.groups);

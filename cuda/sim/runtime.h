@@ -138,6 +138,8 @@ struct Launch {
     void (*body)(const void*);
     const void* args;
     u32 groups, threads, shared_bytes, jitter, seed;
+    // What the bytes of copies in flight are: NaN, or with odd seeds numbers (6e4, 1e36) that no care for NaN hides.
+    u8 in_flight;
     std::vector<u32> order;
     std::atomic<u32> next{0};
     std::mutex mutex;
@@ -195,6 +197,9 @@ inline u32 lane_of(const Fiber& f) {
 
 // Lets others run; returns when this fiber is picked again. It is ready, or has been taken out of the ready lanes.
 void give_way(Fiber& f, bool ends = false);
+
+// Lets another warp run first, if one can and the launch has a seed.
+void yield_warp(Fiber& f);
 
 // No longer ready.
 void take_out(Fiber& f);

@@ -52,7 +52,7 @@ void update_proxy(Worker& w) {
 
 void poison_proxy(Worker& w, const u8* place, u64 bytes) {
     for (u64 i = 0; w.has_proxy && i < bytes; i++) {
-        w.proxy[u64(place - w.shared) + i] = 0xFF;
+        w.proxy[u64(place - w.shared) + i] = w.launch->in_flight;
     }
 }
 
@@ -354,6 +354,8 @@ void sim_wgmma_wait(u32 groups, u32 line) {
     if (!arrive(f, Op::WgmmaWait, line)) {
         return;
     }
+    // Not before others have had the chance to overwrite what is multiplied.
+    yield_warp(f);
     Worker& w = *f.worker;
     if (end > 0) {
         reserve_proxy(w);
