@@ -47,6 +47,7 @@ pub(super) fn covering_variants() -> Vec<Variant> {
         keys: 48,
         split_tiles: 10,
         is_spread: lanes < 128,
+        merges: false,
         reason: "",
     });
     let mut all = Vec::new();
@@ -85,7 +86,7 @@ pub(super) fn encode(
     let k: [u32; 4] = chunks(OP, "k", args.k)?;
     let v: [u32; 4] = chunks(OP, "v", args.v)?;
     let params = AttentionParams::new(plan, q, k, v);
-    let w = workspace.load(OP, gpu, plan.id, scratch * 4, || tables::words(list, spec, plan.num_rows))?;
+    let w = workspace.load(OP, gpu, plan.id, scratch * 4, || tables::words(list, spec, plan.num_rows, 0))?;
     use Access::{Read, ReadWrite};
     let kernel = gpu.kernel(
         &variant(spec, &plan.tile, list.has_gap, !list.shifts.is_empty()),
