@@ -16,6 +16,7 @@
 
 #[cfg(feature = "cuda")]
 mod cuda;
+mod merge_lists;
 mod params;
 mod plan;
 mod problem;

@@ -5,6 +5,7 @@
 //! tiles (which restarts at each span) and the split (counted from the start of the segment) never depend on who else
 //! is in the batch; other rows of a tile are other lanes.
 
+use super::merge_lists::{EntryStates, merge_lists};
 use super::plan::Stats;
 use super::problem::AttentionProblem;
 use crate::kv::{Birth, Death, Lifetime, Modality, Segment};
@@ -244,7 +245,7 @@ impl WorkList {
         }
 
         let rows_per_tile = (tile.queries / spec.group()) as u32;
-        let mut merges: Vec<(u32, u32, u32)> = Vec::new();
+        let mut states: Vec<EntryStates> = Vec::new();
         for (segment, classes) in &segments {
             let pages_begin = list.pages.len() as u32;
             list.pages.extend_from_slice(segment.pages());
@@ -253,11 +254,11 @@ impl WorkList {
                     list.tiles_unshared += unshared_tiles(spec, segment, *sight, rows_per_tile, tile.keys as u32);
                 }
                 for rows in tiles_of_rows(sights, rows_per_tile) {
-                    list.push_tile(spec, segment, &rows, pages_begin, split, tile.keys as u32, &mut merges);
+                    list.push_tile(spec, segment, &rows, pages_begin, split, tile.keys as u32, &mut states);
                 }
             }
         }
-        list.merge_lists(first_row as usize, &merges);
+        (list.indptr, list.index) = merge_lists(first_row as usize, states);
         if tile.merges {
             list.push_blind_rows(rows_per_tile);
         }
@@ -309,10 +310,11 @@ impl WorkList {
         pages_begin: u32,
         split: u32,
         keys: u32,
-        merges: &mut Vec<(u32, u32, u32)>,
+        states: &mut Vec<EntryStates>,
     ) {
         let rows_begin = self.item_rows.len() as u32;
         let num_rows: u32 = rows.iter().map(|s| s.rows).sum();
+        let (first_state, first_item) = (self.num_partials, self.items.len());
         let mut open: Option<u32> = None;
         for span in segment.spans() {
             let lifetime = spec.lifetimes.get(span.modality);
@@ -331,13 +333,6 @@ impl WorkList {
                         let runs_begin = self.runs.len() as u32;
                         let partial = self.num_partials;
                         self.items.push([rows_begin, num_rows, runs_begin, 0, pages_begin, partial, 0, 0]);
-                        let mut row_in_tile = 0;
-                        for s in rows {
-                            for i in 0..s.rows {
-                                merges.push((s.first_row + i, s.order, partial + row_in_tile));
-                                row_in_tile += 1;
-                            }
-                        }
                         self.num_partials += num_rows;
                     }
                     self.runs.push([begin, end, full, start, span.end(), span.modality as u32, run.first_seen, 0]);
@@ -350,7 +345,12 @@ impl WorkList {
             }
         }
         if open.is_some() {
+            let splits = (self.items.len() - first_item) as u32;
+            let mut first = first_state;
             for s in rows {
+                let Sight { first_row, rows, order, .. } = *s;
+                states.push(EntryStates { first_row, rows, order, first, stride: num_rows, splits });
+                first += rows;
                 for i in 0..s.rows {
                     let slot = (s.first_slot + i as i32) as u32;
                     let gap = [s.gap.0 as u32, s.gap.1 as u32];
@@ -367,32 +367,6 @@ impl WorkList {
                 }
             }
         }
-    }
-
-    /// Sorts the partial states of each row into the order of its view.
-    fn merge_lists(&mut self, rows: usize, merges: &[(u32, u32, u32)]) {
-        let mut indptr = vec![0; rows + 1];
-        for &(row, ..) in merges {
-            indptr[row as usize + 1] += 1;
-        }
-        for r in 0..rows {
-            indptr[r + 1] += indptr[r];
-        }
-        let mut next = indptr.clone();
-        let mut lists = vec![(0, 0); merges.len()];
-        for &(row, order, partial) in merges {
-            lists[next[row as usize] as usize] = (order, partial);
-            next[row as usize] += 1;
-        }
-        // Segments come in the order in which the batch met them, nearly always the order of each view.
-        for ends in indptr.windows(2) {
-            let list = &mut lists[ends[0] as usize..ends[1] as usize];
-            if !list.is_sorted() {
-                list.sort_unstable();
-            }
-        }
-        self.indptr = indptr;
-        self.index = lists.into_iter().map(|(_, partial)| partial).collect();
     }
 
     /// Items without runs, for the rows that have no state.
