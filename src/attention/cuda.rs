@@ -148,19 +148,20 @@ pub(super) fn covering_variants() -> Vec<Variant> {
     all
 }
 
-/// The same of the kernel for Hopper: every head dim and type, plain and with everything.
+/// The same of the kernel for Hopper: all head dims with all flags, since its registers are all in use.
 pub(super) fn covering_variants_sm90() -> Vec<Variant> {
     use crate::layer::Rope;
     let mut all = Vec::new();
     for (i, (dim, dim_v)) in sm90::HEAD_DIMS.into_iter().enumerate() {
-        for (j, dtype) in [DType::F16, DType::BF16].into_iter().enumerate() {
-            for has_all in [false, true] {
-                let mut spec = LayerSpec::new([1, 8, 5][(i + j) % 3], 1, dim);
-                (spec.head_dim_v, spec.dtype, spec.kv_dtype) = (dim_v, dtype, dtype);
-                spec.soft_cap = has_all.then_some(50.0);
-                spec.rope = Some(Rope::plain(dim, 1e4, [Pairing::Half, Pairing::Adjacent][(i + j) % 2]));
-                all.push(variant(Arch { major: 9, minor: 0 }, &spec, has_all, has_all).0);
-            }
+        for flags in 0..8 {
+            let [cap, gap, shift] = [1, 2, 4].map(|bit| flags & bit != 0);
+            let mut spec = LayerSpec::new([1, 8, 5][(i + flags) % 3], 1, dim);
+            spec.head_dim_v = dim_v;
+            spec.dtype = [DType::F16, DType::BF16][(i + flags) % 2];
+            spec.kv_dtype = spec.dtype;
+            spec.soft_cap = cap.then_some(50.0);
+            spec.rope = Some(Rope::plain(dim, 1e4, [Pairing::Half, Pairing::Adjacent][flags / 2 % 2]));
+            all.push(variant(Arch { major: 9, minor: 0 }, &spec, gap, shift).0);
         }
     }
     all
