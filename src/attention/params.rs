@@ -1,4 +1,4 @@
-//! The params struct, field for field the one of `shaders/attention.wgsl`.
+//! The params struct, field for field the one of `shaders/common/work_list.wgsl`.
 
 /// Numbers of one call that do not change while the plan does. Offsets and strides in chunks of 4 elements.
 #[repr(C)]

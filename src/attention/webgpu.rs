@@ -13,16 +13,21 @@ use crate::layer::{LayerSpec, Pairing};
 use crate::merge::webgpu::{Outputs, States, encode_states};
 use crate::{DType, Error, Result, Workspace};
 
-/// Words of the table header; see `shaders/attention.wgsl`. The last four are the merge's header.
+/// Words of the table header; see `shaders/common/work_list.wgsl`. The last four are the merge's header.
 const HEADER_WORDS: usize = 12;
+
+/// Keys that the kernel for subgroups takes at a time: divides a tile's, is divided by the lanes of a subgroup.
+const STEP: usize = 16;
 
 pub(super) fn variant(spec: &LayerSpec, tile: &Tile, has_gap: bool, has_shift: bool) -> Variant {
     let rope = spec.rope.as_ref().filter(|_| has_shift);
-    Variant::new("attention")
+    let variant = match tile.subgroup {
+        0 => Variant::new("attention").u32("KEY_GROUPS", KEY_GROUPS).u32("KEYS_PER_LANE", tile.keys_per_lane),
+        n => Variant::new("attention_subgroup").u32("SUBGROUP", n).u32("KEYS_PER_LANE", STEP / n),
+    };
+    variant
         .u32("LANES", tile.lanes)
-        .u32("KEY_GROUPS", KEY_GROUPS)
         .u32("QUERIES_PER_LANE", tile.queries_per_lane)
-        .u32("KEYS_PER_LANE", tile.keys_per_lane)
         .u32("GROUP", spec.group())
         .u32("HEAD_CHUNKS", spec.head_dim / 4)
         .u32("VALUE_CHUNKS", spec.head_dim_v / 4)
@@ -41,16 +46,19 @@ pub(super) fn variant(spec: &LayerSpec, tile: &Tile, has_gap: bool, has_shift: b
 pub(super) fn covering_variants() -> Vec<Variant> {
     use crate::layer::Rope;
     let tiles = [
-        Tile { lanes: 32, queries_per_lane: 16, keys_per_lane: 6, is_spread: true, reason: "" },
-        Tile { lanes: 64, queries_per_lane: 8, keys_per_lane: 6, is_spread: true, reason: "" },
-        Tile { lanes: 128, queries_per_lane: 4, keys_per_lane: 6, is_spread: false, reason: "" },
+        Tile { lanes: 32, queries_per_lane: 16, keys_per_lane: 6, subgroup: 0, is_spread: true, reason: "" },
+        Tile { lanes: 64, queries_per_lane: 8, keys_per_lane: 6, subgroup: 0, is_spread: true, reason: "" },
+        Tile { lanes: 128, queries_per_lane: 4, keys_per_lane: 6, subgroup: 0, is_spread: false, reason: "" },
+        Tile { lanes: 16, queries_per_lane: 4, keys_per_lane: 48, subgroup: 4, is_spread: true, reason: "" },
+        Tile { lanes: 32, queries_per_lane: 2, keys_per_lane: 48, subgroup: 8, is_spread: true, reason: "" },
+        Tile { lanes: 64, queries_per_lane: 1, keys_per_lane: 48, subgroup: 16, is_spread: true, reason: "" },
     ];
     let mut all = Vec::new();
     for (i, dim) in (8..=256).step_by(8).enumerate() {
         for (j, tile) in tiles.iter().enumerate() {
             let group = [1, 2, 3, 5, 7, 8, 16][i % 7];
             let mut spec = LayerSpec::new(group, 1, dim);
-            spec.head_dim_v = [dim, 264 - dim, dim][j];
+            spec.head_dim_v = [dim, 264 - dim][j % 2];
             spec.dtype = DType::ALL[i % 3];
             spec.kv_dtype = DType::ALL[(i + j) % 3];
             spec.soft_cap = (i % 2 == 0).then_some(50.0);

@@ -11,7 +11,7 @@ use crate::kv::{Birth, Death, Lifetime, Modality, Segment};
 use crate::layer::LayerSpec;
 use crate::{Device, Result};
 
-/// Lanes that share a row of keys; the kernel's layout is (lanes / 8) groups of queries x 8 groups of keys.
+/// Lanes that share a row of keys in the kernel without subgroups: (lanes / 8) groups of queries x 8 groups of keys.
 pub(crate) const KEY_GROUPS: usize = 8;
 
 /// Rows of one call from which on a block of queries is a prefill: it fills the machine without splitting the keys.
@@ -26,6 +26,8 @@ pub(crate) struct Tile {
     pub lanes: usize,
     pub queries_per_lane: usize,
     pub keys_per_lane: usize,
+    /// Lanes of a subgroup for the kernel that uses them, in which a lane owns its queries; 0 for the other.
+    pub subgroup: usize,
     /// Whether the driver gives each of its threads a contiguous part of the workgroups, so that long items must be
     /// spread over the list; otherwise they come first.
     pub is_spread: bool,
@@ -39,11 +41,21 @@ impl Tile {
             lanes,
             queries_per_lane,
             keys_per_lane: 6,
+            subgroup: 0,
             is_spread,
             reason,
         };
         match device {
-            // A software driver pays for every load, so a lane keeps as many queries as compile in a second or two.
+            // A software driver pays for every load: with subgroups, one serves all their queries. The time to compile
+            // grows with what a lane keeps, by the head's width, and with the lanes of a subgroup.
+            #[cfg(feature = "webgpu")]
+            Device::WebGpu(gpu) if gpu.is_software() && matches!(gpu.subgroup(), 4 | 8 | 16) => {
+                let widest = spec.head_dim.max(spec.head_dim_v).next_power_of_two().max(64);
+                let queries = (256.min(2048 / gpu.subgroup()) / widest).max(1);
+                let tile = tile(64 / queries, queries, true, "a software driver with subgroups");
+                Tile { keys_per_lane: 48, subgroup: gpu.subgroup(), ..tile }
+            }
+            // Without them a lane keeps as many queries as compile in a second or two.
             #[cfg(feature = "webgpu")]
             Device::WebGpu(gpu) if gpu.is_software() && spec.head_dim_v <= 64 => {
                 tile(32, 16, true, "a software driver")
@@ -56,15 +68,18 @@ impl Tile {
     }
     /// Query vectors (rows x heads of a group) of a tile.
     pub fn queries(&self) -> usize {
-        self.lanes / KEY_GROUPS * self.queries_per_lane
+        self.lanes / self.key_groups() * self.queries_per_lane
     }
     /// Keys of a tile.
     pub fn keys(&self) -> usize {
-        KEY_GROUPS * self.keys_per_lane
+        self.key_groups() * self.keys_per_lane
+    }
+    fn key_groups(&self) -> usize {
+        if self.subgroup == 0 { KEY_GROUPS } else { 1 }
     }
 }
 
-/// Tables of the launch, word for word as `shaders/attention.wgsl` reads them.
+/// Tables of the launch, word for word as `shaders/common/work_list.wgsl` has them.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct WorkList {
     pub items: Vec<[u32; 8]>,

@@ -16,10 +16,13 @@ const LANES: usize = 64;
 /// Words of the table header: rows, indptr_base, index_base, lse_base.
 pub(crate) const HEADER_WORDS: usize = 4;
 
-pub(crate) fn variant(head_dim_v: usize, dtype: DType) -> Variant {
+/// Rows without a norm and a gate have a kernel without them: a driver that masks lanes out instead of branching pays
+/// for code that no lane runs.
+pub(crate) fn variant(head_dim_v: usize, dtype: DType, has_epilogue: bool) -> Variant {
     Variant::new("merge")
         .u32("LANES", LANES)
         .u32("VALUE_CHUNKS", head_dim_v / 4)
+        .bool("HAS_EPILOGUE", has_epilogue)
         .storage("gate", dtype)
         .storage("out", dtype)
 }
@@ -85,8 +88,9 @@ pub(crate) fn encode_states(
         header: states.header,
     };
     use Access::{Read, ReadWrite};
+    let has_epilogue = params.norm != 0 || params.has_gate != 0;
     let access = [Read, Read, Read, Read, Read, ReadWrite, ReadWrite];
-    let kernel = gpu.kernel(&variant(spec.head_dim_v, spec.dtype), &access)?;
+    let kernel = gpu.kernel(&variant(spec.head_dim_v, spec.dtype, has_epilogue), &access)?;
     let absent = workspace.absent.clone();
     let launch = Launch {
         kernel: &kernel,

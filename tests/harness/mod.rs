@@ -28,6 +28,46 @@ pub fn devices() -> &'static [Device] {
     })
 }
 
+/// The first adapter as a caller may open it: no optional features.
+#[cfg(feature = "webgpu")]
+pub fn wgpu_device() -> Option<(colatent::wgpu::Device, colatent::wgpu::Queue, colatent::wgpu::AdapterInfo)> {
+    let mut desc = colatent::wgpu::InstanceDescriptor::new_without_display_handle();
+    desc.backends = colatent::wgpu::Backends::PRIMARY;
+    let instance = colatent::wgpu::Instance::new(desc);
+    let adapter =
+        pollster_block_on(instance.enumerate_adapters(colatent::wgpu::Backends::PRIMARY)).into_iter().next()?;
+    // WebGPU's default limits: 8 storage buffers, 16 KiB of workgroup memory, 256 invocations.
+    let (device, queue) =
+        pollster_block_on(adapter.request_device(&colatent::wgpu::DeviceDescriptor::default())).ok()?;
+    Some((device, queue, adapter.get_info()))
+}
+
+#[cfg(feature = "webgpu")]
+/// The futures of `wgpu` on native back-ends are ready at once or after a poll of their own.
+fn pollster_block_on<F: std::future::Future>(future: F) -> F::Output {
+    let mut future = std::pin::pin!(future);
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    loop {
+        if let std::task::Poll::Ready(value) = future.as_mut().poll(&mut context) {
+            return value;
+        }
+        std::thread::yield_now();
+    }
+}
+
+/// [`devices`], and the GPU device once more without optional features, where a kernel may be another one.
+pub fn bare_devices() -> &'static [Device] {
+    static DEVICES: OnceLock<Vec<Device>> = OnceLock::new();
+    DEVICES.get_or_init(|| {
+        let mut all = devices().to_vec();
+        #[cfg(feature = "webgpu")]
+        if let Some((device, queue, info)) = wgpu_device() {
+            all.push(Device::from_wgpu(device, queue, &info).expect("WebGPU's default limits suffice"));
+        }
+        all
+    })
+}
+
 /// A small deterministic generator (SplitMix64), so that a case is a row of numbers.
 #[derive(Clone)]
 pub struct Rng(pub u64);
