@@ -1,7 +1,8 @@
 //! Recorded attention layers of real model families: the whole path from the projections to what enters the output
 //! projection, the attention alone, and the mask bit for bit, on every device.
 //! Planted and seen red: a window one key too wide in the kernel, an image born at the key's slot in the definition
-//! (mask and path); outputs not rescaled when the maximum grows (path).
+//! (mask and path); outputs not rescaled when the maximum grows (path); one token too many seen in the kernel for subgroups
+//! (mask and path).
 mod harness;
 
 use colatent::attention::{AttentionArgs, AttentionPlan, AttentionProblem, QueryRows};

@@ -6,6 +6,8 @@ pub mod scene;
 
 use std::sync::OnceLock;
 
+#[cfg(feature = "webgpu")]
+use colatent::wgpu;
 use colatent::{DType, Device, Tensor};
 
 /// Devices under test besides the reference. One GPU device per process. An absent device is a printed skip, and a
@@ -28,23 +30,21 @@ pub fn devices() -> &'static [Device] {
     })
 }
 
-/// The first adapter as a caller may open it: no optional features.
+/// The first adapter as a caller may open it: WebGPU's default limits (8 storage buffers, 16 KiB of workgroup memory, 256
+/// invocations) and no optional features.
 #[cfg(feature = "webgpu")]
-pub fn wgpu_device() -> Option<(colatent::wgpu::Device, colatent::wgpu::Queue, colatent::wgpu::AdapterInfo)> {
-    let mut desc = colatent::wgpu::InstanceDescriptor::new_without_display_handle();
-    desc.backends = colatent::wgpu::Backends::PRIMARY;
-    let instance = colatent::wgpu::Instance::new(desc);
-    let adapter =
-        pollster_block_on(instance.enumerate_adapters(colatent::wgpu::Backends::PRIMARY)).into_iter().next()?;
-    // WebGPU's default limits: 8 storage buffers, 16 KiB of workgroup memory, 256 invocations.
-    let (device, queue) =
-        pollster_block_on(adapter.request_device(&colatent::wgpu::DeviceDescriptor::default())).ok()?;
+pub fn wgpu_device() -> Option<(wgpu::Device, wgpu::Queue, wgpu::AdapterInfo)> {
+    let mut desc = wgpu::InstanceDescriptor::new_without_display_handle();
+    desc.backends = wgpu::Backends::PRIMARY;
+    let instance = wgpu::Instance::new(desc);
+    let adapter = block_on(instance.enumerate_adapters(wgpu::Backends::PRIMARY)).into_iter().next()?;
+    let (device, queue) = block_on(adapter.request_device(&wgpu::DeviceDescriptor::default())).ok()?;
     Some((device, queue, adapter.get_info()))
 }
 
-#[cfg(feature = "webgpu")]
 /// The futures of `wgpu` on native back-ends are ready at once or after a poll of their own.
-fn pollster_block_on<F: std::future::Future>(future: F) -> F::Output {
+#[cfg(feature = "webgpu")]
+fn block_on<F: std::future::Future>(future: F) -> F::Output {
     let mut future = std::pin::pin!(future);
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
     loop {
@@ -60,8 +60,11 @@ pub fn bare_devices() -> &'static [Device] {
     static DEVICES: OnceLock<Vec<Device>> = OnceLock::new();
     DEVICES.get_or_init(|| {
         let mut all = devices().to_vec();
+        // Its kernels know no subgroups, and compiling them takes minutes: once, at the driver's own width, is enough.
         #[cfg(feature = "webgpu")]
-        if let Some((device, queue, info)) = wgpu_device() {
+        if std::env::var_os("LP_NATIVE_VECTOR_WIDTH").is_none()
+            && let Some((device, queue, info)) = wgpu_device()
+        {
             all.push(Device::from_wgpu(device, queue, &info).expect("WebGPU's default limits suffice"));
         }
         all
