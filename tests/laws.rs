@@ -12,7 +12,7 @@ use colatent::attention::{AttentionPlan, AttentionProblem, QueryRows};
 use colatent::kv::{Join, KvCache, Modality, ViewId};
 use colatent::{DType, Device};
 use harness::scene::{Answer, Case, Kind, Mask, run, run_rows};
-use harness::{compare, devices};
+use harness::{bare_devices, compare, devices};
 use proptest::prelude::*;
 
 #[path = "laws/positions.rs"]
@@ -41,7 +41,7 @@ fn agents(page_size: usize, prompt: usize, agents: usize, own: usize) -> (KvCach
 }
 
 fn gpus() -> impl Iterator<Item = &'static Device> {
-    devices().iter().filter(|d| d.kind() != "reference")
+    bare_devices().iter().filter(|d| d.kind() != "reference")
 }
 
 /// Rows of an answer, so that agents can be compared one by one.

@@ -63,7 +63,7 @@ pub(super) fn tile(arch: Arch, spec: &LayerSpec) -> Tile {
         (false, false) => (32, "f32 or mixed types"),
         (false, true) => (16, "f32 or mixed types, heads above 128"),
     };
-    Tile { lanes: THREADS, queries: QUERIES, keys, split_tiles: 512 / keys, is_spread: false, reason }
+    Tile { lanes: THREADS, queries: QUERIES, keys, split_tiles: 512 / keys, subgroup: 0, is_spread: false, reason }
 }
 
 /// How often a layer kind's tiles fit into shared memory, as `cuda/common/tile.cuh` lays them out.

@@ -40,7 +40,7 @@ pub(super) fn tile(spec: &LayerSpec) -> Tile {
         256 => (64, "products of warpgroups, 16-bit q and KV of one type, heads of 256"),
         _ => (128, "products of warpgroups, 16-bit q and KV of one type"),
     };
-    Tile { lanes: THREADS, queries: QUERIES, keys, split_tiles: 512 / keys, is_spread: false, reason }
+    Tile { lanes: THREADS, queries: QUERIES, keys, split_tiles: 512 / keys, subgroup: 0, is_spread: false, reason }
 }
 
 /// Stages of keys and values, and bytes of shared memory, as `cuda/common/ring.cuh` lays them out.
