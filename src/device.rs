@@ -95,7 +95,13 @@ impl Device {
     /// The CUDA kernels executed on the CPU, for tests of the kernels: needs a C++ compiler when it runs.
     #[cfg(feature = "cuda-sim")]
     pub fn cuda_sim() -> Result<Device> {
-        Ok(Device::Cuda(Arc::new(crate::backend::cuda::Gpu::sim()?)))
+        Device::cuda_sim_arch(8, 0)
+    }
+
+    /// The same with the kernels that a GPU of compute capability `major.minor` gets.
+    #[cfg(feature = "cuda-sim")]
+    pub fn cuda_sim_arch(major: u32, minor: u32) -> Result<Device> {
+        Ok(Device::Cuda(Arc::new(crate::backend::cuda::Gpu::sim(major, minor)?)))
     }
 
     /// The first WebGPU adapter, real GPUs before software drivers.
@@ -113,10 +119,12 @@ impl Device {
         Ok(Device::WebGpu(Arc::new(crate::backend::webgpu::Gpu::from_parts(device, queue, info)?)))
     }
 
-    /// The kind in one word: `reference`, `cuda`, `cuda-sim` or `webgpu`.
+    /// The kind in one word: `reference`, `cuda`, `cuda-sim`, `cuda-sim-90` (the kernels for Hopper) or `webgpu`.
     pub fn kind(&self) -> &'static str {
         match self {
             Device::Reference => "reference",
+            #[cfg(feature = "cuda")]
+            Device::Cuda(gpu) if gpu.is_sim() && gpu.arch().major == 9 => "cuda-sim-90",
             #[cfg(feature = "cuda")]
             Device::Cuda(gpu) if gpu.is_sim() => "cuda-sim",
             #[cfg(feature = "cuda")]

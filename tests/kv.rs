@@ -60,7 +60,7 @@ fn an_append_fills_pages_in_order() {
     let b = c.append(v, Image, 6).unwrap();
     assert_eq!((b.first_slot, b.len, b.first_position), (3, 6, 3));
     assert_eq!(c.places(v, 2..9).unwrap(), [2, 3, 4, 5, 6, 7, 8]);
-    assert!(c.places(v, 4..4).unwrap().is_empty());
+    assert_eq!(c.places(v, 4..4).unwrap(), Vec::<u32>::new());
     assert_eq!((c.used_pages(), c.free_pages(), c.num_pages(), c.page_size()), (3, 5, 8, 4));
     assert_eq!(entries(&c, v), [(0, 0, 9, 0, 0)]);
     assert_eq!((0..8).map(|p| c.page_refs(p)).collect::<Vec<_>>(), [1, 1, 1, 0, 0, 0, 0, 0]);

@@ -41,9 +41,9 @@ struct alignas(16) f32x4 {
 #define KERNEL(name, Args, threads, min_blocks)                                                                        \
     extern "C" __global__ void __launch_bounds__(threads, min_blocks) name(const __grid_constant__ Args args)
 
-extern __shared__ __align__(128) u8 dynamic_shared_memory[];
+extern __shared__ __align__(1024) u8 dynamic_shared_memory[];
 
-// The block's dynamic shared memory, 128-byte aligned and not initialised.
+// The block's dynamic shared memory, 1024-byte aligned (the largest atom of wgmma.cuh) and not initialised.
 template <class T> DEVICE T& shared_memory() {
     return *reinterpret_cast<T*>(dynamic_shared_memory);
 }

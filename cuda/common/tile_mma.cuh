@@ -1,13 +1,9 @@
 // tile_mma.cuh: scores and outputs of a tile by matrix products of 16-bit operands with f32 sums; warp w has queries
 // 16 w .. 16 w + 15. What is not exact in 16 bits enters in two parts that add up: weights, and queries turned by a
-// shift. After tile.cuh and mma.cuh. Its twin is tile_plain.cuh.
+// shift. After tile.cuh, query.cuh and mma.cuh. Its twin is tile_plain.cuh.
 #if USES_MATRIX_UNITS
 
 static_assert(KEYS % 16 == 0, "a product with values takes 16 keys");
-
-DEVICE f32 rest(f32 x) {
-    return x - to_f32(from_f32<q_t>(x));
-}
 
 // Lanes 4 chunk .. 4 chunk + 3 of a query.
 DEVICE void store_query(Shared& shared, u32 query, u32 chunk, f32x4 x) {
@@ -15,7 +11,7 @@ DEVICE void store_query(Shared& shared, u32 query, u32 chunk, f32x4 x) {
     *reinterpret_cast<u32x2*>(place) = u32x2{pack<q_t>(x.x, x.y), pack<q_t>(x.z, x.w)};
     if constexpr (QUERY_PARTS == 2) {
         *reinterpret_cast<u32x2*>(place + QUERY_PART) =
-            u32x2{pack<q_t>(rest(x.x), rest(x.y)), pack<q_t>(rest(x.z), rest(x.w))};
+            u32x2{pack<q_t>(rest<q_t>(x.x), rest<q_t>(x.y)), pack<q_t>(rest<q_t>(x.z), rest<q_t>(x.w))};
     }
 }
 
@@ -70,7 +66,7 @@ DEVICE void accumulate(f32 (&o)[VALUE_TILES][4], const f32 (&p)[KEY_TILES][4], c
             const f32 x = p[j * 2 + i / 2][i % 2 * 2], y = p[j * 2 + i / 2][i % 2 * 2 + 1];
             weights[0][i] = pack<v_t>(x, y);
             if constexpr (WEIGHT_PARTS == 2) {
-                weights[1][i] = pack<v_t>(rest(x), rest(y));
+                weights[1][i] = pack<v_t>(rest<v_t>(x), rest<v_t>(y));
             }
         }
 #pragma unroll

@@ -1,24 +1,48 @@
-// primitives.cpp: what barriers, warp collectives, asynchronous copies, fences and matrix products do on the simulated
-// device, and what they refuse. Scheduling is in runtime.cpp; the rules of memory are in its header comment.
+// primitives.cpp: what barriers, warp collectives, asynchronous copies, fences and a warp's matrix products do on the
+// simulated device, and what they refuse. Scheduling is in runtime.cpp; the rules of memory are in its header comment.
 #include "runtime.h"
 
 using namespace sim;
 
-static bool in_shared(const Fiber& f, const void* address, u64 bytes) {
+namespace sim {
+
+bool in_shared(const Fiber& f, const void* address, u64 bytes) {
     const u8* p = static_cast<const u8*>(address);
     return p >= f.shared && p + bytes <= f.shared + f.worker->launch->shared_bytes;
 }
 
-// For TSan: 16 bytes read or written by the running thread in the statement that `caller` returns to.
-static void note_access(void* address, bool is_write, void* caller) {
+void note_access(const void* address, u64 bytes, bool is_write, const void* caller) {
 #ifdef COLATENT_SIM_TSAN
-    __tsan_func_entry(caller);
-    (is_write ? __tsan_write_range : __tsan_read_range)(address, 16);
+    __tsan_func_entry(const_cast<void*>(caller));
+    (is_write ? __tsan_write_range : __tsan_read_range)(const_cast<void*>(address), bytes);
     __tsan_func_exit();
 #else
-    (void)address, (void)is_write, (void)caller;
+    (void)address, (void)bytes, (void)is_write, (void)caller;
 #endif
 }
+
+void land_copies(Fiber& f, u32 count) {
+    for (u32 i = 0; i < count; i++) {
+        const Copy& copy = f.copies[i];
+        for (u32 k = 0; k < 16; k++) {
+            copy.shared[k] = copy.valid ? copy.global[k] : 0;
+        }
+    }
+    for (u32 i = count; i < f.num_copies; i++) {
+        f.copies[i - count] = f.copies[i];
+    }
+    u32 groups = 0;
+    for (u32 i = 0; i < f.num_groups; i++) {
+        if (f.group_end[i] > count) {
+            f.group_end[groups++] = f.group_end[i] - count;
+        }
+    }
+    f.num_copies -= count;
+    f.num_landed += count;
+    f.num_groups = groups;
+}
+
+} // namespace sim
 
 // -- blocks
 
@@ -188,13 +212,14 @@ void sim_copy_async(void* shared, const void* global, bool valid, u32 line) {
     ASAN(if (valid && __asan_region_is_poisoned(const_cast<void*>(global), 16)) {
         fail(f, "line %u: copy_async_16 reads outside of its buffer", line);
     })
-    note_access(target, true, __builtin_return_address(0));
+    note_access(target, 16, true, __builtin_return_address(0));
     if (valid) {
-        note_access(const_cast<void*>(global), false, __builtin_return_address(0));
+        note_access(global, 16, false, __builtin_return_address(0));
     }
     for (u32 i = 0; i < 16; i++) {
         target[i] = 0xFF;
     }
+    poison_proxy(*f.worker, target, 16);
     f.copies[f.num_copies++] = Copy{target, static_cast<const u8*>(global), valid};
 }
 
@@ -211,22 +236,13 @@ void sim_copy_async_wait(u32 groups) {
     if (f.num_groups <= groups) {
         return;
     }
+    // Groups that have landed with an arrival at a barrier are no longer among them: others count from the latest.
     const u32 landed = f.num_groups - groups, copies = f.group_end[landed - 1];
     for (u32 i = 0; i < copies; i++) {
-        const Copy& copy = f.copies[i];
-        note_access(copy.shared, true, __builtin_return_address(0));
-        for (u32 k = 0; k < 16; k++) {
-            copy.shared[k] = copy.valid ? copy.global[k] : 0;
-        }
+        note_access(f.copies[i].shared, 16, true, __builtin_return_address(0));
     }
-    for (u32 i = copies; i < f.num_copies; i++) {
-        f.copies[i - copies] = f.copies[i];
-    }
-    for (u32 i = landed; i < f.num_groups; i++) {
-        f.group_end[i - landed] = f.group_end[i] - copies;
-    }
-    f.num_copies -= copies;
-    f.num_groups -= landed;
+    update_proxy(*f.worker);
+    land_copies(f, copies);
 }
 
 // -- matrix products
@@ -241,7 +257,7 @@ void sim_load_matrix_x4(u32* r, const void* row, bool transposed, u32 line) {
     if (u64(row) % 16 != 0) {
         fail(f, "line %u: %s of a misaligned row", line, NAMES[u32(op)]);
     }
-    note_access(const_cast<void*>(row), false, __builtin_return_address(0));
+    note_access(row, 16, false, __builtin_return_address(0));
     f.result.words = r;
     f.operand = row;
     if (!arrive(f, op, line)) {
@@ -267,10 +283,6 @@ void sim_load_matrix_x4(u32* r, const void* row, bool transposed, u32 line) {
         }
     }
     release_warp(f);
-}
-
-static f32 bf16_to_f32(u16 bits) {
-    return __uint_as_float(u32(bits) << 16);
 }
 
 // The lanes' fragments as matrices, multiplied, and back. Loops over whole rows, for the host's vector units.

@@ -5,7 +5,10 @@
 //           blocks, warps and lanes, `jitter` adds switches where the hardware might have them.
 // Warps     a collective gathers the 32 lanes; the last to arrive computes for all of them.
 // Memory    shared memory starts as 0xFF (NaN) in every block. An asynchronous copy fills its target with 0xFF when
-//           issued and lands when it is waited for: a missing wait reads NaN, a reused buffer loses its rows early.
+//           issued and lands when it is waited for: a missing wait reads NaN, a reused buffer loses its rows early. One
+//           that arrives at a barrier lands when nobody else can go on, in any order, or with jitter at any time.
+//           A warpgroup's products run when they are waited for, on a view of shared memory that follows ordinary writes
+//           and copies at fences of the proxy only; their registers hold 0xFF meanwhile.
 // Errors    end the launch with a sentence: lanes or threads in different statements, a barrier or collective after
 //           some have exited, nobody able to go on, shared addresses out of bounds or misaligned, copies in flight at
 //           the exit of a thread or too many of them, a write past the end of shared memory.
@@ -57,7 +60,7 @@ namespace sim {
 
 static thread_local SimCounts last_counts = {0, 0};
 
-static u32 next_random(Worker& w) {
+u32 next_random(Worker& w) {
     w.random ^= w.random << 13;
     w.random ^= w.random >> 17;
     w.random ^= w.random << 5;
@@ -144,7 +147,14 @@ static Fiber* pick(Worker& w, u32 warp, u32 from) {
 
 void give_way(Fiber& f, bool ends) {
     Worker& w = *f.worker;
+    const u32 jitter = w.launch->jitter;
+    if (!w.arrivals.empty() && jitter != 0 && next_random(w) % jitter == 0) {
+        land_arrival(w);
+    }
     Fiber* next = pick(w, f.thread.x / LANES, (lane_of(f) ^ w.flip) + 1);
+    while (!next && land_arrival(w)) {
+        next = pick(w, f.thread.x / LANES, (lane_of(f) ^ w.flip) + 1);
+    }
     if (!next) {
         fail_deadlock(f);
     }
@@ -216,6 +226,7 @@ static void run_fiber() {
     TSAN(__tsan_acquire(&w.start);)
     w.launch->body(w.launch->args);
     TSAN(__tsan_release(&w.end);)
+    check_products(f);
     if (f.num_copies != 0) {
         fail(f, "exits with %u asynchronous copies in flight", f.num_copies);
     }
@@ -256,7 +267,7 @@ static void prepare_shared(Worker& w) {
     const u64 bytes = w.launch->shared_bytes;
 #ifdef COLATENT_SIM_ASAN
     void* fresh = nullptr;
-    if (posix_memalign(&fresh, 128, bytes) != 0) {
+    if (posix_memalign(&fresh, 1024, bytes) != 0) {
         abort();
     }
     w.shared = static_cast<u8*>(fresh);
@@ -265,7 +276,7 @@ static void prepare_shared(Worker& w) {
     if (w.shared == nullptr || w.shared_capacity < bytes) {
         void* fresh = nullptr;
         free(w.shared);
-        if (posix_memalign(&fresh, 128, bytes + CANARY_BYTES) != 0) {
+        if (posix_memalign(&fresh, 1024, bytes + CANARY_BYTES) != 0) {
             abort();
         }
         w.shared = static_cast<u8*>(fresh);
@@ -300,6 +311,7 @@ static void run_block(Worker& w, u32 block) {
         f.op = Op::Start;
         f.line = 0;
         f.num_copies = f.num_groups = 0;
+        f.num_landed = 0;
         TSAN(f.fenced = false; f.num_atomics = 0;)
         ASAN(__asan_unpoison_memory_region(f.stack, STACK_BYTES);)
         // Stacks lie a multiple of a page apart; starting at different lines they share the cache.
@@ -313,6 +325,7 @@ static void run_block(Worker& w, u32 block) {
         }
         f.stack_pointer = sp;
     }
+    reset_products(w);
     TSAN(__tsan_release(&w.start);)
     switch_to(w, nullptr, pick(w, launch.seed ? next_random(w) % num_warps : 0, 0));
 #ifdef COLATENT_SIM_TSAN
@@ -361,6 +374,10 @@ static void delete_worker(Worker* w) {
         delete f;
     }
     free(w->shared);
+    free(w->proxy);
+    for (Products* p : w->products) {
+        delete p;
+    }
     delete w;
 }
 

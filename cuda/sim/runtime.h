@@ -1,5 +1,5 @@
-// runtime.h: fibers, warps and workers of the simulated device; what runtime.cpp (who runs when) and primitives.cpp
-// (what the primitives do) share. Both are compiled without instrumentation, with COLATENT_SIM_ASAN or
+// runtime.h: fibers, warps and workers of the simulated device; what runtime.cpp (who runs when) and the files of
+// primitives (what they do) share. All are compiled without instrumentation, with COLATENT_SIM_ASAN or
 // COLATENT_SIM_TSAN where the kernels are instrumented.
 #pragma once
 #define COLATENT_SIM_RUNTIME
@@ -45,11 +45,12 @@ constexpr u8 CANARY = 0xA5;
 
 enum class Op : u8 {
     Start, Exit, Barrier, BarrierOr, WarpBarrier, Shuffle, Ballot, LoadMatrix, LoadMatrixTransposed, MmaF16, MmaBf16,
-    COUNT
+    MbarrierWait, WgmmaFence, WgmmaCommit, WgmmaWait, WgmmaF16, WgmmaBf16, COUNT
 };
 inline constexpr const char* NAMES[u32(Op::COUNT)] = {
     "(not started)", "(exited)", "__syncthreads", "__syncthreads_or", "__syncwarp", "shuffle", "ballot",
     "load_matrix_x4", "load_matrix_x4_transposed", "mma_16x8x16 of f16", "mma_16x8x16 of bf16",
+    "mbarrier_wait", "wgmma_fence", "wgmma_commit", "wgmma_wait", "wgmma of f16", "wgmma of bf16",
 };
 
 struct Copy {
@@ -77,12 +78,49 @@ struct Fiber : SimThread {
     u32 num_copies, num_groups;
     u32 group_end[MOST_GROUPS];
     Copy copies[MOST_COPIES];
+    // Copies that have landed, over all: what arrivals at barriers count in.
+    u64 num_landed;
 #ifdef COLATENT_SIM_TSAN
     void* tsan;
     bool fenced;
     u32 num_atomics;
     void* atomics[8];
 #endif
+};
+
+// An arrival at a barrier in shared memory that waits for the first `copies` copies of its thread.
+struct Arrival {
+    Fiber* fiber;
+    void* barrier;
+    u64 copies;
+    u32 line;
+};
+
+// A product of one warp's rows, issued and not yet done.
+struct Product {
+    bool is_bf16, accumulate;
+    u32 n, line;
+    u64 a, b;
+    const u32* a_words[LANES]; // or null
+    u32 a_copy[LANES][4];
+    u32 sums;
+};
+
+// The sums of products in flight: taken out of the registers, which hold 0xFF meanwhile.
+struct Sums {
+    f32* c[LANES];
+    f32 value[16][256];
+    u32 n, num_products;
+};
+
+constexpr u32 MOST_PRODUCTS = 96, MOST_PRODUCT_GROUPS = 8, MOST_SUMS = 2;
+
+struct Products {
+    u32 num_products, num_groups, num_issued;
+    u32 group_end[MOST_PRODUCT_GROUPS];
+    bool is_fenced;
+    Product product[MOST_PRODUCTS];
+    Sums sums[MOST_SUMS];
 };
 
 // Ready lanes are bits of positions: position p is lane p ^ worker.flip.
@@ -119,10 +157,23 @@ struct Worker {
     SimCounts counts;
     char error[ERROR_BYTES];
     char start, end, barrier[2];
+    std::vector<Arrival> arrivals;
+    Products* products[MOST_THREADS / LANES];
+    // What the warps of a warpgroup have issued, so that each can be compared with the first.
+    u64 issued[MOST_THREADS / LANES / 4][256];
+    u32 num_issued[MOST_THREADS / LANES / 4];
+    // Shared memory as wgmma sees it; it follows what others write at fences only.
+    u8* proxy;
+    u64 proxy_capacity;
+    bool has_proxy, is_proxy_fenced;
     TSAN(void* tsan;)
     ASAN(const void* bottom; size_t bottom_bytes;)
 };
 
+
+inline f32 bf16_to_f32(u16 bits) {
+    return __uint_as_float(u32(bits) << 16);
+}
 
 inline Fiber& current() {
     return *static_cast<Fiber*>(sim_thread);
@@ -145,11 +196,32 @@ void give_way(Fiber& f, bool ends = false);
 // No longer ready.
 void take_out(Fiber& f);
 
+u32 next_random(Worker& w);
+
 // With probability 1 / jitter, lets others run.
 void jitter(Fiber& f);
 
 // Gathers the lanes of a warp. True in the last to arrive, which computes, then calls release_warp.
 bool arrive(Fiber& f, Op op, u32 line);
 void release_warp(Fiber& f);
+
+bool in_shared(const Fiber& f, const void* address, u64 bytes);
+
+// For TSan: bytes read or written by the running thread in the statement that `caller` returns to.
+void note_access(const void* address, u64 bytes, bool is_write, const void* caller);
+
+// The first `count` copies of a thread land.
+void land_copies(Fiber& f, u32 count);
+
+// One asynchronous arrival is made, if there is any. True if one was.
+bool land_arrival(Worker& w);
+
+// wgmma's view of shared memory: what a fence has promised becomes visible; bytes on their way are not those before.
+void update_proxy(Worker& w);
+void poison_proxy(Worker& w, const u8* place, u64 bytes);
+
+// New for every block.
+void reset_products(Worker& w);
+void check_products(Fiber& f);
 
 } // namespace sim

@@ -70,6 +70,17 @@ void sim_copy_async(void* shared, const void* global, bool valid, u32 line);
 void sim_copy_async_commit(u32 line);
 void sim_copy_async_wait(u32 groups);
 void sim_fence();
+void sim_mbarrier_init(void* barrier, u32 count, u32 line);
+void sim_mbarrier_arrive(void* barrier, u32 line);
+void sim_mbarrier_wait(void* barrier, u32 parity, u32 line);
+void sim_copy_async_arrive(void* barrier, u32 line);
+u32 sim_shared_address(const void* place, u32 line);
+void sim_fence_proxy_async();
+void sim_wgmma_fence(u32 line);
+void sim_wgmma_commit(u32 line);
+void sim_wgmma_wait(u32 groups, u32 line);
+// c: n / 2 numbers. Operand a: its words, or null and a descriptor.
+void sim_wgmma(bool is_bf16, u32 n, f32* c, const u32* a_words, u64 a, u64 b, bool accumulate, u32 line);
 void sim_atomic_begin(const void* address, u64 bytes, u32 line);
 void sim_atomic_end(const void* address);
 }
@@ -211,7 +222,7 @@ static inline u16 f32_to_bf16(f32 x) {
 // -- blocks
 
 template <class T> static inline T& shared_memory(SIM_LINE) {
-    static_assert(alignof(T) <= 128, "shared memory is 128-byte aligned");
+    static_assert(alignof(T) <= 1024, "shared memory is 1024-byte aligned");
     sim_shared_memory(sizeof(T), line);
     return *reinterpret_cast<T*>(sim_thread->shared);
 }
@@ -314,6 +325,65 @@ template <class T>
 static inline void mma_16x8x16(T, f32 (&c)[4], const u32 (&a)[4], u32 b0, u32 b1, SIM_LINE) {
     static_assert(__is_same(T, f16) || __is_same(T, bf16), "matrix products take f16 or bf16");
     sim_mma_16x8x16(__is_same(T, bf16), c, a, b0, b1, line);
+}
+
+// -- barriers in shared memory
+
+struct Mbarrier;
+
+static inline void mbarrier_init(Mbarrier& barrier, u32 count, SIM_LINE) {
+    sim_mbarrier_init(&barrier, count, line);
+}
+
+static inline void mbarrier_arrive(Mbarrier& barrier, SIM_LINE) {
+    sim_mbarrier_arrive(&barrier, line);
+}
+
+static inline void mbarrier_wait(Mbarrier& barrier, u32 parity, SIM_LINE) {
+    sim_mbarrier_wait(&barrier, parity, line);
+}
+
+static inline void copy_async_arrive(Mbarrier& barrier, SIM_LINE) {
+    sim_copy_async_arrive(&barrier, line);
+}
+
+// -- matrix products of a warpgroup
+
+static inline u32 shared_address(const void* place, SIM_LINE) {
+    return sim_shared_address(place, line);
+}
+
+static inline void fence_proxy_async() {
+    sim_fence_proxy_async();
+}
+
+static inline void wgmma_fence(SIM_LINE) {
+    sim_wgmma_fence(line);
+}
+
+static inline void wgmma_commit(SIM_LINE) {
+    sim_wgmma_commit(line);
+}
+
+template <u32 N> static inline void wgmma_wait(SIM_LINE) {
+    sim_wgmma_wait(N, line);
+}
+
+template <class T, u32 N> static inline void wgmma_hold(T (&)[N][4]) {}
+template <u32 N> static inline void registers_lower() {}
+template <u32 N> static inline void registers_raise() {}
+
+template <class T, u32 N>
+static inline void wgmma(T, f32 (&c)[N][4], u64 a, u64 b, bool accumulate, SIM_LINE) {
+    static_assert(__is_same(T, f16) || __is_same(T, bf16), "matrix products take f16 or bf16");
+    static_assert(N * 8 == 64 || N * 8 == 128, "columns that wgmma.cuh has");
+    sim_wgmma(__is_same(T, bf16), N * 8, &c[0][0], nullptr, a, b, accumulate, line);
+}
+
+template <class T, u32 N> static inline void wgmma(T, f32 (&c)[N][4], const u32 (&a)[4], u64 b, SIM_LINE) {
+    static_assert(__is_same(T, f16) || __is_same(T, bf16), "matrix products take f16 or bf16");
+    static_assert(N * 8 == 64 || N * 8 == 96 || N * 8 == 128 || N * 8 == 256, "columns that wgmma.cuh has");
+    sim_wgmma(__is_same(T, bf16), N * 8, &c[0][0], a, 0, b, true, line);
 }
 
 #endif

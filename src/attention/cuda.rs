@@ -5,15 +5,15 @@ use std::sync::Arc;
 use super::params::AttentionParams;
 use super::plan::Work;
 use super::problem::OP;
-use super::tables;
 use super::worklist::{Tile, WorkList};
 use super::{AttentionArgs, AttentionPlan};
-use crate::backend::cuda::{CHUNK, Gpu, Launch, place};
+use super::{sm90, tables};
+use crate::backend::cuda::{Arch, CHUNK, Gpu, Launch, place};
 use crate::backend::source::Variant;
 use crate::layer::{LayerSpec, Pairing};
 use crate::merge::cuda::{States, launch_states};
 use crate::merge::params::Outputs;
-use crate::{DType, Error, Result, Workspace};
+use crate::{DType, Device, Error, Result, Workspace};
 
 /// Threads of a workgroup: 4 warps of 16 queries each.
 const THREADS: usize = 128;
@@ -51,7 +51,10 @@ fn uses_matrix_units(spec: &LayerSpec) -> bool {
 
 /// The rows of the table of tiles, as wide as registers allow without a spill. Splits are 512 keys. Not yet measured on
 /// hardware.
-pub(super) fn tile(spec: &LayerSpec) -> Tile {
+pub(super) fn tile(arch: Arch, spec: &LayerSpec) -> Tile {
+    if sm90::serves(arch, spec) {
+        return sm90::tile(spec);
+    }
     let is_wide = spec.head_dim.max(spec.head_dim_v) > 128;
     let (keys, reason) = match (uses_matrix_units(spec), is_wide) {
         (true, false) => (64, "16-bit q and KV of one type, in matrix units"),
@@ -74,9 +77,13 @@ struct Memory {
 }
 
 impl Memory {
-    fn new(spec: &LayerSpec, keys: usize, has_shift: bool) -> Memory {
+    fn new(arch: Arch, spec: &LayerSpec, keys: usize, has_shift: bool) -> Memory {
         let is_16_bit = uses_matrix_units(spec);
         let query_parts = if is_16_bit && has_shift { 2 } else { 1 };
+        if sm90::serves(arch, spec) {
+            let (stages, bytes) = sm90::memory(spec, keys, query_parts);
+            return Memory { query_parts, stages, bytes };
+        }
         let query = if is_16_bit { spec.head_dim.next_multiple_of(16) * 2 } else { spec.head_dim * 4 };
         let row = |dim: usize| (dim * spec.kv_dtype.size()).next_multiple_of(2 * COPY);
         let stage = keys * (row(spec.head_dim) + row(spec.head_dim_v));
@@ -87,10 +94,11 @@ impl Memory {
     }
 }
 
-fn variant(spec: &LayerSpec, keys: usize, has_gap: bool, has_shift: bool) -> (Variant, Memory) {
+fn variant(arch: Arch, spec: &LayerSpec, has_gap: bool, has_shift: bool) -> (Variant, Memory) {
     let rope = spec.rope.as_ref().filter(|_| has_shift);
-    let memory = Memory::new(spec, keys, rope.is_some());
-    let variant = Variant::new("attention")
+    let keys = tile(arch, spec).keys;
+    let memory = Memory::new(arch, spec, keys, rope.is_some());
+    let variant = Variant::new(if sm90::serves(arch, spec) { sm90::KERNEL } else { "attention" })
         .u32("KEYS", keys)
         .u32("STAGES", memory.stages)
         .u32("GROUP", spec.group())
@@ -113,7 +121,7 @@ fn variant(spec: &LayerSpec, keys: usize, has_gap: bool, has_shift: bool) -> (Va
 }
 
 /// One variant for each value of each constant, and the tiles that registers limit with everything on: what offline
-/// compilation compiles.
+/// compilation compiles, for any architecture.
 pub(super) fn covering_variants() -> Vec<Variant> {
     use crate::layer::Rope;
     let of = |(dim, dim_v, group), (dtype, kv_dtype), [cap, gap, shift]: [bool; 3]| {
@@ -122,7 +130,7 @@ pub(super) fn covering_variants() -> Vec<Variant> {
         (spec.dtype, spec.kv_dtype) = (dtype, kv_dtype);
         spec.soft_cap = cap.then_some(50.0);
         spec.rope = Some(Rope::plain(dim, 1e4, [Pairing::Half, Pairing::Adjacent][usize::from(gap)]));
-        variant(&spec, tile(&spec).keys, gap, shift).0
+        variant(Arch { major: 8, minor: 0 }, &spec, gap, shift).0
     };
     use DType::{BF16, F16, F32};
     let types = [(F16, F16), (BF16, BF16), (F32, F32), (F32, BF16), (BF16, F16)];
@@ -140,14 +148,44 @@ pub(super) fn covering_variants() -> Vec<Variant> {
     all
 }
 
+/// The same of the kernel for Hopper: every head dim and type, plain and with everything.
+pub(super) fn covering_variants_sm90() -> Vec<Variant> {
+    use crate::layer::Rope;
+    let mut all = Vec::new();
+    for (i, (dim, dim_v)) in sm90::HEAD_DIMS.into_iter().enumerate() {
+        for (j, dtype) in [DType::F16, DType::BF16].into_iter().enumerate() {
+            for has_all in [false, true] {
+                let mut spec = LayerSpec::new([1, 8, 5][(i + j) % 3], 1, dim);
+                (spec.head_dim_v, spec.dtype, spec.kv_dtype) = (dim_v, dtype, dtype);
+                spec.soft_cap = has_all.then_some(50.0);
+                spec.rope = Some(Rope::plain(dim, 1e4, [Pairing::Half, Pairing::Adjacent][(i + j) % 2]));
+                all.push(variant(Arch { major: 9, minor: 0 }, &spec, has_all, has_all).0);
+            }
+        }
+    }
+    all
+}
+
 fn plan_variant(plan: &AttentionPlan, list: &WorkList) -> (Variant, Memory) {
-    variant(&plan.spec, plan.tile.keys, list.has_gap, !list.shifts.is_empty())
+    variant(plan_arch(plan), &plan.spec, list.has_gap, !list.shifts.is_empty())
+}
+
+fn plan_arch(plan: &AttentionPlan) -> Arch {
+    match &plan.device {
+        Device::Cuda(gpu) => gpu.arch(),
+        // No plan of another device comes here.
+        _ => Arch { major: 8, minor: 0 },
+    }
 }
 
 /// The launch in words, for the plan's `Display`.
 pub(super) fn describe(plan: &AttentionPlan, list: &WorkList) -> String {
     let (variant, memory) = plan_variant(plan, list);
-    format!("{} bytes of shared memory, {} stages ({})", memory.bytes, memory.stages, variant.options())
+    let (arch, spec) = (plan_arch(plan), &plan.spec);
+    // Why a card for which there is a kernel of its own runs the portable one.
+    let why = if arch.major == 9 && !sm90::serves(arch, spec) { ", for which there is no attention_sm90" } else { "" };
+    let (kernel, options) = (variant.kernel, variant.options());
+    format!("kernel {kernel}{why}, {} bytes of shared memory, {} stages ({options})", memory.bytes, memory.stages)
 }
 
 fn list(plan: &AttentionPlan) -> Result<&WorkList> {
@@ -189,7 +227,7 @@ pub(super) fn run(
     gpu.launch(&Launch {
         kernel: &kernel,
         groups: list.items.len() * spec.num_kv_heads,
-        threads: THREADS,
+        threads: plan.tile.lanes,
         shared_bytes: memory.bytes,
         args: bytemuck::bytes_of(&kernel_args),
     })?;

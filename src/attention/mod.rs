@@ -19,6 +19,8 @@ mod params;
 mod plan;
 mod problem;
 mod reference;
+#[cfg(feature = "cuda")]
+mod sm90;
 mod tables;
 #[cfg(feature = "webgpu")]
 mod webgpu;
@@ -87,4 +89,11 @@ pub fn shader_variants() -> Vec<(String, String)> {
 #[cfg(feature = "cuda")]
 pub fn cuda_variants() -> Vec<(String, String)> {
     cuda::covering_variants().iter().map(|v| (format!("attention {}", v.options()), v.cuda())).collect()
+}
+
+/// Those that only compile for `sm_90a`.
+#[doc(hidden)]
+#[cfg(feature = "cuda")]
+pub fn cuda_variants_sm90() -> Vec<(String, String)> {
+    cuda::covering_variants_sm90().iter().map(|v| (format!("attention_sm90 {}", v.options()), v.cuda())).collect()
 }

@@ -42,7 +42,7 @@ impl Tile {
             #[cfg(feature = "webgpu")]
             Device::WebGpu(gpu) if gpu.is_software() => tile(64, true, "a software driver, wide heads"),
             #[cfg(feature = "cuda")]
-            Device::Cuda(_) => super::cuda::tile(spec),
+            Device::Cuda(gpu) => super::cuda::tile(gpu.arch(), spec),
             // Few registers per lane and many lanes. Not yet measured on hardware.
             _ => tile(128, false, "a GPU"),
         }

@@ -22,6 +22,8 @@ pub fn devices() -> &'static [Device] {
         find("cuda", Device::cuda, &mut found);
         #[cfg(feature = "cuda-sim")]
         find("cuda-sim", Device::cuda_sim, &mut found);
+        #[cfg(feature = "cuda-sim")]
+        find("cuda-sim-90", || Device::cuda_sim_arch(9, 0), &mut found);
         found
     })
 }

@@ -114,8 +114,8 @@ impl Gpu {
 
     /// The kernels on the host.
     #[cfg(feature = "cuda-sim")]
-    pub(crate) fn sim() -> Result<Self> {
-        Ok(Gpu::with(Runtime::Sim(sim::Sim::new()?)))
+    pub(crate) fn sim(major: u32, minor: u32) -> Result<Self> {
+        Ok(Gpu::with(Runtime::Sim(sim::Sim::new(Arch { major, minor })?)))
     }
 
     fn with(runtime: Runtime) -> Self {
@@ -150,16 +150,23 @@ impl Gpu {
         match &self.runtime {
             Runtime::Driver(driver) => driver.arch,
             #[cfg(feature = "cuda-sim")]
-            Runtime::Sim(_) => Arch { major: 8, minor: 0 },
+            Runtime::Sim(sim) => sim.arch,
         }
     }
 
-    /// Bytes of shared memory that a block may have: the least of the architectures that the host stands in for.
+    /// Bytes of shared memory that a block may have: on the host as the architecture it stands in for, or the least
+    /// of several.
     pub(crate) fn shared_limit(&self) -> usize {
         match &self.runtime {
             Runtime::Driver(driver) => driver.shared_limit,
             #[cfg(feature = "cuda-sim")]
-            Runtime::Sim(_) => 101376,
+            Runtime::Sim(sim) => {
+                if sim.arch.major == 9 {
+                    232_448
+                } else {
+                    101_376
+                }
+            }
         }
     }
 

@@ -13,15 +13,17 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_LOCAL, RTLD_NOW};
 
-use super::{Launch, Text, cache};
+use super::{Arch, Launch, Text, cache};
 use crate::{Error, Result};
 
 const SHIM: &str = include_str!("../../../cuda/sim/shim.h");
-const RUNTIME: [&str; 4] = [
+const RUNTIME: [&str; 6] = [
     SHIM,
     include_str!("../../../cuda/sim/runtime.h"),
     include_str!("../../../cuda/sim/runtime.cpp"),
     include_str!("../../../cuda/sim/primitives.cpp"),
+    include_str!("../../../cuda/sim/mbarrier.cpp"),
+    include_str!("../../../cuda/sim/wgmma.cpp"),
 ];
 
 /// Bytes of a message of the shim.
@@ -43,6 +45,8 @@ type Entry = unsafe extern "C" fn(*const SimLaunch, *mut c_char) -> c_int;
 
 /// The host as a device.
 pub(super) struct Sim {
+    /// What it stands in for.
+    pub arch: Arch,
     /// What every kernel calls; loaded first, and as long as any kernel is.
     _runtime: Library,
     /// Sizes of allocations by address, for recordings.
@@ -81,13 +85,14 @@ fn runtime() -> String {
 }
 
 impl Sim {
-    pub fn new() -> Result<Self> {
+    pub fn new(arch: Arch) -> Result<Self> {
         let library = compile("runtime", &runtime(), &["-pthread"], RTLD_GLOBAL).map_err(|e| match e {
             Error::Compile { log, .. } => unavailable(log),
             other => other,
         })?;
         let number = |name: &str| std::env::var(name).ok().and_then(|v| v.parse().ok());
         Ok(Sim {
+            arch,
             _runtime: library,
             blocks: Mutex::default(),
             record: std::env::var_os("COLATENT_SIM_RECORD").map(PathBuf::from),

@@ -1,0 +1,31 @@
+// attention_args.cuh: what an attention kernel is given; see attention.cu for the tables. After prelude.cuh.
+
+// Field for field the params on the host. The offsets are 0: pointers begin at the first element.
+struct AttentionParams {
+    u32 num_q_heads;
+    u32 num_kv_heads;
+    u32 q_offset;
+    u32 q_row_stride;
+    u32 q_head_stride;
+    u32 k_offset;
+    u32 k_page_stride;
+    u32 k_head_stride;
+    u32 k_token_stride;
+    u32 v_offset;
+    u32 v_page_stride;
+    u32 v_head_stride;
+    u32 v_token_stride;
+    f32 score_scale;
+    f32 cap_scale;
+    u32 page_size;
+};
+
+struct AttentionArgs {
+    AttentionParams params;
+    const u32* tables;
+    const q_t* q;
+    const k_t* k;
+    const v_t* v;
+    f32* partials;
+    f32* lse;
+};

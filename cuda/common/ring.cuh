@@ -1,0 +1,75 @@
+// ring.cuh: stages of keys and values between the warpgroup that loads them and those that multiply. After panel.cuh,
+// mbarrier.cuh, fragment.cuh, item.cuh and cursor.cuh.
+// Keys and values have barriers of their own: the keys of a tile can be on their way while the values of the one before
+// are still in use. `full` ends a phase when all threads of the producer have their copies in place, `empty` when all
+// warps of the consumers are done with the stage.
+
+constexpr u32 WARPGROUP = 128;
+typedef Panels<KEYS, HEAD_DIM> KeyPanels;
+typedef Panels<KEYS, VALUE_DIM> ValuePanels;
+
+// On 1024 bytes.
+struct Ring {
+    u8 keys[STAGES][KeyPanels::BYTES];
+    u8 values[STAGES][ValuePanels::BYTES];
+    Mbarrier keys_full[STAGES], keys_empty[STAGES];
+    Mbarrier values_full[STAGES], values_empty[STAGES];
+};
+
+// The phase in which stage `tile % STAGES` is filled for tile number `tile`, and emptied by it.
+DEVICE u32 parity_of(u32 tile) {
+    return tile / STAGES % 2;
+}
+
+DEVICE void init_ring(Ring& ring, u32 consumer_warps) {
+    for (u32 i = 0; i < STAGES; i++) {
+        mbarrier_init(ring.keys_full[i], WARPGROUP);
+        mbarrier_init(ring.values_full[i], WARPGROUP);
+        mbarrier_init(ring.keys_empty[i], consumer_warps);
+        mbarrier_init(ring.values_empty[i], consumer_warps);
+    }
+}
+
+// Starts the copy of the keys of a tile, LANES lanes of each. A warp of the producer has KEYS / 4 of them, lane l the
+// place of its l-th; 8 lanes copy a key: 128 neighbouring bytes at a time.
+template <class Rows, u32 LANES, class T> DEVICE void load_panels(u8* rows, const T* pages, u64 place) {
+    static_assert(sizeof(T) == 2 && LANES % 8 == 0, "operands of matrix products");
+    const u32 thread = thread_of_tile(), warp = thread / 32 % 4, lane = thread % 32;
+#pragma unroll
+    for (u32 key = 0; key < KEYS / 4; key += 4) {
+        const u64 own = shuffle(place, key + lane / 8);
+        const bool is_seen = own != NOWHERE;
+        const T* source = is_seen ? pages + own * 4 + lane % 8 * 8 : pages;
+#pragma unroll
+        for (u32 chunk = 0; chunk < LANES / 8; chunk += 8) {
+            if (LANES % 64 == 0 || lane % 8 + chunk < LANES / 8) {
+                u8* target = rows + Rows::place(warp * (KEYS / 4) + key + lane / 8, chunk + lane % 8);
+                copy_async_16(target, is_seen ? source + chunk * 8 : source, is_seen);
+            }
+        }
+    }
+}
+
+// Fills the ring with all tiles of the item, the first of which is number `tile`; returns the number behind the last. The
+// places of a tile are looked up while the copies of the one before are on their way.
+DEVICE u32 produce(Ring& ring, u32 tile, const Item& item, const AttentionArgs& args) {
+    const u32 key = threadIdx.x / 32 % 4 * (KEYS / 4) + threadIdx.x % 32 % (KEYS / 4);
+    Cursor cursor = {item.first_run, args.tables[item.first_run]};
+    Place place = place_of(cursor, key, args, item.pages, item.kv_head);
+#pragma unroll 1
+    for (; cursor.run != item.last_run; tile++) {
+        const u32 stage = tile % STAGES;
+        mbarrier_wait(ring.keys_empty[stage], parity_of(tile) ^ 1);
+        load_panels<KeyPanels, HEAD_DIM>(ring.keys[stage], args.k, place.key);
+        copy_async_arrive(ring.keys_full[stage]);
+        const u64 value_place = place.value;
+        advance(cursor, item.last_run, args);
+        if (cursor.run != item.last_run) {
+            place = place_of(cursor, key, args, item.pages, item.kv_head);
+        }
+        mbarrier_wait(ring.values_empty[stage], parity_of(tile) ^ 1);
+        load_panels<ValuePanels, VALUE_DIM>(ring.values[stage], args.v, value_place);
+        copy_async_arrive(ring.values_full[stage]);
+    }
+    return tile;
+}

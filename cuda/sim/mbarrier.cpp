@@ -1,0 +1,112 @@
+// mbarrier.cpp: barriers in shared memory on the simulated device, and asynchronous copies that arrive at them.
+#include "runtime.h"
+
+using namespace sim;
+
+namespace sim {
+
+// What lies in the 8 bytes of a barrier. Shared memory starts as 0xFF: then nobody has initialised it.
+struct State {
+    u16 pending, count;
+    u32 phase : 31; // phases that have ended
+    u32 is_observed : 1; // somebody has waited for the last of them
+};
+static_assert(sizeof(State) == 8, "the size of Mbarrier");
+constexpr u16 NOT_INITIALISED = 0xFFFF;
+
+static State& state_of(Fiber& f, void* barrier, u32 line) {
+    if (!in_shared(f, barrier, 8) || u64(barrier) % 8 != 0) {
+        fail(f, "line %u: a barrier outside of shared memory or misaligned", line);
+    }
+    State& state = *static_cast<State*>(barrier);
+    if (state.count == NOT_INITIALISED) {
+        fail(f, "line %u: a barrier that nobody has initialised", line);
+    }
+    return state;
+}
+
+static void arrive_at(Fiber& f, void* barrier, u32 line) {
+    State& state = state_of(f, barrier, line);
+    if (--state.pending != 0) {
+        return;
+    }
+    // Whoever works on the next phase has waited for this one, or it was not over.
+    if (state.phase > 0 && !state.is_observed) {
+        fail(f, "line %u: too many arrivals: phase %u of a barrier ends and nobody has waited for the one before", line,
+             state.phase);
+    }
+    Worker& w = *f.worker;
+    update_proxy(w);
+    state.pending = state.count;
+    state.phase++;
+    state.is_observed = 0;
+    for (u32 t = 0; t < w.launch->threads; t++) {
+        Fiber& other = *w.fibers[t];
+        if (other.op == Op::MbarrierWait && other.operand == barrier) {
+            other.operand = nullptr;
+            warp_of(other).ready |= 1u << (lane_of(other) ^ w.flip);
+            w.ready_warps |= 1u << t / LANES;
+        }
+    }
+}
+
+bool land_arrival(Worker& w) {
+    if (w.arrivals.empty()) {
+        return false;
+    }
+    const u64 i = w.launch->seed ? next_random(w) % w.arrivals.size() : 0;
+    const Arrival arrival = w.arrivals[i];
+    w.arrivals[i] = w.arrivals.back();
+    w.arrivals.pop_back();
+    Fiber& f = *arrival.fiber;
+    update_proxy(w);
+    if (arrival.copies > f.num_landed) {
+        land_copies(f, u32(arrival.copies - f.num_landed));
+    }
+    arrive_at(f, arrival.barrier, arrival.line);
+    return true;
+}
+
+} // namespace sim
+
+void sim_mbarrier_init(void* barrier, u32 count, u32 line) {
+    Fiber& f = current();
+    if (!in_shared(f, barrier, 8) || u64(barrier) % 8 != 0 || count == 0 || count >= NOT_INITIALISED) {
+        fail(f, "line %u: a barrier outside of shared memory, misaligned, or with %u arrivals", line, count);
+    }
+    *static_cast<State*>(barrier) = State{u16(count), u16(count), 0, 0};
+}
+
+void sim_mbarrier_arrive(void* barrier, u32 line) {
+    Fiber& f = current();
+    TSAN(__tsan_release(barrier);)
+    arrive_at(f, barrier, line);
+    jitter(f);
+}
+
+void sim_mbarrier_wait(void* barrier, u32 parity, u32 line) {
+    Fiber& f = current();
+    if (parity > 1) {
+        fail(f, "line %u: mbarrier_wait for parity %u", line, parity);
+    }
+    State& state = state_of(f, barrier, line);
+    while ((state.phase & 1) == parity) {
+        f.op = Op::MbarrierWait;
+        f.line = line;
+        f.operand = barrier;
+        take_out(f);
+        give_way(f);
+    }
+    state.is_observed = 1;
+    TSAN(__tsan_acquire(barrier);)
+    jitter(f);
+}
+
+void sim_copy_async_arrive(void* barrier, u32 line) {
+    Fiber& f = current();
+    state_of(f, barrier, line);
+    // What has landed is there for whoever waits: the order is that of this thread.
+    TSAN(__tsan_release(barrier);)
+    f.worker->arrivals.push_back(Arrival{&f, barrier, f.num_landed + f.num_copies, line});
+    jitter(f);
+}
