@@ -120,6 +120,11 @@ fn variant(arch: Arch, spec: &LayerSpec, has_gap: bool, has_shift: bool) -> (Var
     (variant, memory)
 }
 
+/// The portable variant of a layer kind, without gaps and shifts.
+pub(super) fn portable_variant(spec: &LayerSpec) -> Variant {
+    variant(Arch { major: 8, minor: 0 }, spec, false, false).0
+}
+
 /// One variant for each value of each constant, and the tiles that registers limit with everything on: what offline
 /// compilation compiles, for any architecture.
 pub(super) fn covering_variants() -> Vec<Variant> {
