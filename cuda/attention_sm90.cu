@@ -98,16 +98,16 @@ DEVICE void load_queries(Shared& shared, u32 consumer, const Item& item, const A
 }
 
 // s = Q K^T, once the keys are there.
-DEVICE void issue_scores(f32 (&s)[KEY_TILES][4], Shared& shared, u32 tile) {
+DEVICE void issue_scores(f32 (&s)[KEY_TILES][4], Shared& shared, u32 consumer, u32 tile) {
     Ring& ring = shared.ring;
     mbarrier_wait(ring.keys_full[tile % STAGES], parity_of(tile));
     fence_proxy_async();
     wgmma_fence();
     const u64 keys = KeyPanels::k_major(shared_address(ring.keys[tile % STAGES]));
-    const u32 queries = shared_address(shared.queries[thread_of_tile() / WARPGROUP]);
+    const u64 queries = QueryPanels::k_major(shared_address(shared.queries[consumer]));
 #pragma unroll
     for (u32 part = 0; part < QUERY_PARTS; part++) {
-        const u64 own = QueryPanels::k_major(queries + part * QueryPanels::BYTES);
+        const u64 own = wgmma_step(queries, part * QueryPanels::BYTES);
 #pragma unroll
         for (u32 step = 0; step < HEAD_DIM / 16; step++) {
             wgmma(q_t{}, s, QueryPanels::k_major(own, step), KeyPanels::k_major(keys, step), part + step != 0);
@@ -194,14 +194,14 @@ DEVICE void begin(State& state, const Item& item, const AttentionArgs& args) {
 }
 
 // Over all keys, the softmax of a tile beside the outputs of the one before.
-DEVICE void pass(Shared& shared, State& state, f32 (&s)[KEY_TILES][4],
+DEVICE void pass(Shared& shared, u32 consumer, State& state, f32 (&s)[KEY_TILES][4],
                  const Item& item, const AttentionArgs& args) {
     Ring& ring = shared.ring;
     u32 p[KEY_STEPS * WEIGHT_PARTS][4];
     f32 shrink[2];
     begin(state, item, args);
     wgmma_hold(s);
-    issue_scores(s, shared, state.tile);
+    issue_scores(s, shared, consumer, state.tile);
     wgmma_wait<0>();
     wgmma_hold(s);
     release(ring.keys_empty[state.tile % STAGES]);
@@ -212,7 +212,7 @@ DEVICE void pass(Shared& shared, State& state, f32 (&s)[KEY_TILES][4],
         wgmma_hold(s);
         wgmma_hold(p);
         wgmma_hold(state.out);
-        issue_scores(s, shared, state.tile);
+        issue_scores(s, shared, consumer, state.tile);
         issue_outputs(state.out, p, ring, state.tile - 1);
         wgmma_wait<1>();
         wgmma_hold(s);
@@ -235,7 +235,7 @@ DEVICE void pass(Shared& shared, State& state, f32 (&s)[KEY_TILES][4],
 }
 
 // The same with care: NaN and infinities of V are added by hand, and 0 takes their place.
-DEVICE void careful_pass(Shared& shared, State& state, f32 (&s)[KEY_TILES][4],
+DEVICE void careful_pass(Shared& shared, u32 consumer, State& state, f32 (&s)[KEY_TILES][4],
                          const Item& item, const AttentionArgs& args) {
     Ring& ring = shared.ring;
     u32 p[KEY_STEPS * WEIGHT_PARTS][4];
@@ -244,7 +244,7 @@ DEVICE void careful_pass(Shared& shared, State& state, f32 (&s)[KEY_TILES][4],
 #pragma unroll 1
     for (bool has_next = true; has_next;) {
         wgmma_hold(s);
-        issue_scores(s, shared, state.tile);
+        issue_scores(s, shared, consumer, state.tile);
         wgmma_wait<0>();
         wgmma_hold(s);
         release(ring.keys_empty[state.tile % STAGES]);
@@ -282,7 +282,8 @@ DEVICE void careful_pass(Shared& shared, State& state, f32 (&s)[KEY_TILES][4],
 KERNEL(attention_sm90, AttentionArgs, THREADS, 1) {
     Shared& shared = shared_memory<Shared>();
     const Item& item = shared.item;
-    const u32 warpgroup = threadIdx.x / WARPGROUP;
+    // The same for all lanes, which the compiler does not know without the shuffle.
+    const u32 warpgroup = shuffle(threadIdx.x / WARPGROUP, 0);
     if (threadIdx.x == 0) {
         shared.item = item_of(args);
         init_ring(shared.ring, num_consumers(item) * 4);
@@ -301,6 +302,9 @@ KERNEL(attention_sm90, AttentionArgs, THREADS, 1) {
         mbarrier_wait(shared.passed, 0);
         if (shared.is_unbounded != 0) {
             produce(shared.ring, tile, item, args);
+            // Who leaves has nothing on its way.
+            copy_async_commit();
+            copy_async_wait<0>();
         }
     } else if (warpgroup < num_consumers(item)) {
         registers_raise<CONSUMER_REGISTERS>();
@@ -308,7 +312,7 @@ KERNEL(attention_sm90, AttentionArgs, THREADS, 1) {
         State state;
         state.tile = 0;
         f32 s[KEY_TILES][4] = {};
-        pass(shared, state, s, item, args);
+        pass(shared, warpgroup, state, s, item, args);
         const u32 query = query_of(threadIdx.x);
         const bool is_unbounded = (query < item.num_queries && shows_unbounded(state.out, 0)) ||
                                   (query + 8 < item.num_queries && shows_unbounded(state.out, 1));
@@ -321,7 +325,7 @@ KERNEL(attention_sm90, AttentionArgs, THREADS, 1) {
         }
         mbarrier_wait(shared.passed, 0);
         if (shared.is_unbounded != 0) {
-            careful_pass(shared, state, s, item, args);
+            careful_pass(shared, warpgroup, state, s, item, args);
         }
         write_partial(state.out, state.most, state.total, query, item.num_queries, item.first_state, item.kv_head, args);
     }

@@ -53,8 +53,12 @@ fn source() -> String {
         ("common/mma.cuh", include_str!("../cuda/common/mma.cuh")),
         ("common/dtype.cuh", include_str!("../cuda/common/dtype.cuh")),
     ];
-    let mut text = include_str!("../cuda/test/wrappers.cu").to_string();
-    for (name, header) in HEADERS {
+    expanded(include_str!("../cuda/test/wrappers.cu"), &HEADERS)
+}
+
+fn expanded(kernel: &str, headers: &[(&str, &str)]) -> String {
+    let mut text = kernel.to_string();
+    for (name, header) in headers {
         text = text.replace(&format!("// #include \"{name}\""), header);
     }
     assert!(!text.contains("// #include \""), "a header is not listed here");
@@ -105,6 +109,91 @@ fn run(device: &Device, primitive: usize) -> Vec<u32> {
     colatent::launch_text(device, ("wrappers", &source()), launch, bytemuck::cast_slice(&params), &buffers).unwrap();
     let bytes = output.read().unwrap();
     bytes.as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b)).take(CASES * THREADS * OUTPUT_WORDS).collect()
+}
+
+/// In the order of `cuda/test/wrappers_sm90.cu`, with the words that a block answers: 4 per thread, or columns of 64 rows.
+/// Numbers of products are multiples of 1/64 that any order of sums gives exactly.
+const HOPPER: [(&str, usize); 11] = [
+    ("mbarrier", 0),
+    ("copy_async_arrive", 0),
+    ("wgmma shared 64", 64),
+    ("wgmma shared 96", 96),
+    ("wgmma shared 128", 128),
+    ("wgmma shared 128, 32-byte atoms", 128),
+    ("wgmma registers 64", 64),
+    ("wgmma registers 64, 32-byte atoms", 64),
+    ("wgmma registers 96", 96),
+    ("wgmma registers 128", 128),
+    ("wgmma registers 256", 256),
+];
+
+/// Answers of the primitives that only Hopper has, for f16 and bf16.
+fn run_hopper(device: &Device, primitive: usize, is_bf16: bool) -> Vec<u32> {
+    const BLOCKS: usize = 2;
+    const SHARED_BYTES: usize = 64 * 128 + 256 * 128 + 2 * 128 * 4 + 8;
+    let (elements, sums) = ((64 + 256) * 64, 64 * 256);
+    let mut rng = Rng(100 + primitive as u64);
+    let mut eighths = || (rng.next() % 33) as f32 / 8.0 - 2.0;
+    let mut input: Vec<u32> = Vec::new();
+    for _ in 0..BLOCKS {
+        let mut bits = || match is_bf16 {
+            true => half::bf16::from_f32(eighths()).to_bits(),
+            false => half::f16::from_f32(eighths()).to_bits(),
+        };
+        input.extend((0..elements / 2).map(|_| u32::from(bits()) | u32::from(bits()) << 16));
+        input.extend((0..sums).map(|_| (eighths() * 8.0).to_bits()));
+    }
+    let zeros = |words: usize| Buffer::zeros(device, words * 4).unwrap();
+    let (source_buffer, output) = (zeros(input.len()), zeros(BLOCKS * sums));
+    source_buffer.write(0, bytemuck::cast_slice(&input)).unwrap();
+    const HEADERS: [(&str, &str); 4] = [
+        ("common/prelude.cuh", include_str!("../cuda/common/prelude.cuh")),
+        ("common/async.cuh", include_str!("../cuda/common/async.cuh")),
+        ("common/mbarrier.cuh", include_str!("../cuda/common/mbarrier.cuh")),
+        ("common/wgmma.cuh", include_str!("../cuda/common/wgmma.cuh")),
+    ];
+    let source = expanded(include_str!("../cuda/test/wrappers_sm90.cu"), &HEADERS);
+    let params = [primitive as u32, u32::from(is_bf16)];
+    let launch = (BLOCKS, 128, SHARED_BYTES);
+    let buffers = [&source_buffer, &output];
+    colatent::launch_text(device, ("wrappers_sm90", &source), launch, bytemuck::cast_slice(&params), &buffers).unwrap();
+    let words: Vec<u32> = output.read().unwrap().as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b)).collect();
+    match HOPPER[primitive].1 {
+        0 => words.chunks(sums).take(BLOCKS).flat_map(|b| b[..128 * 4].to_vec()).collect(),
+        columns => words[..BLOCKS * sums].chunks(256).flat_map(|row| row[..columns].to_vec()).collect(),
+    }
+}
+
+/// Those of Hopper are recorded in the same way, in `COLATENT_WRAPPERS` with `.sm90` behind it.
+#[test]
+fn hoppers_wrappers_answer_as_the_simulated_device() {
+    let file = std::env::var("COLATENT_WRAPPERS").ok().map(|f| format!("{f}.sm90"));
+    for device in devices() {
+        if !device.to_string().contains("sm_90a") {
+            continue;
+        }
+        let answers = |p: usize| [false, true].map(|is_bf16| run_hopper(device, p, is_bf16)).concat();
+        let all = || (0..HOPPER.len()).map(answers).collect::<Vec<_>>();
+        match (device.kind(), &file) {
+            ("cuda-sim-90", Some(file)) if !std::path::Path::new(file).exists() => {
+                std::fs::write(file, bytemuck::cast_slice(&all().concat())).unwrap();
+            }
+            ("cuda-sim-90", None) => assert_eq!(all(), all()),
+            (_, Some(file)) => {
+                let recorded = std::fs::read(file).unwrap();
+                let mut recorded = recorded.as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b));
+                let mut wrong = Vec::new();
+                for ((name, _), got) in HOPPER.iter().zip(all()) {
+                    let want: Vec<u32> = recorded.by_ref().take(got.len()).collect();
+                    assert_eq!(want.len(), got.len(), "answers of {name}");
+                    let first = got.iter().zip(&want).position(|(g, w)| g != w);
+                    wrong.extend(first.map(|i| format!("{name}: word {i}: {:08x}, simulated {:08x}", got[i], want[i])));
+                }
+                assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+            }
+            _ => {}
+        }
+    }
 }
 
 fn is_close(got: u32, want: u32, tolerance: f32) -> bool {

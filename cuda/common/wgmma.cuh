@@ -113,6 +113,7 @@ template <u32 N> DEVICE void registers_raise() {
 
 #define WGMMA(TYPE)                                                                                                    \
     WGMMA_SHARED(64, TYPE, NAMES_32, C16(0) C_AND C16(4), "%32", "%33", "%34")                                         \
+    WGMMA_SHARED(96, TYPE, NAMES_48, C16(0) C_AND C16(4) C_AND C16(8), "%48", "%49", "%50")                            \
     WGMMA_SHARED(128, TYPE, NAMES_64, C64(0), "%64", "%65", "%66")                                                     \
     WGMMA_REGISTERS(64, TYPE, NAMES_32, C16(0) C_AND C16(4), "%32, %33, %34, %35", "%36")                              \
     WGMMA_REGISTERS(96, TYPE, NAMES_48, C16(0) C_AND C16(4) C_AND C16(8), "%48, %49, %50, %51", "%52")                 \

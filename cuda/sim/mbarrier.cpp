@@ -51,13 +51,12 @@ static void arrive_at(Fiber& f, void* barrier, u32 line) {
 }
 
 bool land_arrival(Worker& w) {
-    if (w.arrivals.empty()) {
+    if (w.num_arrivals == 0) {
         return false;
     }
-    const u64 i = w.launch->seed ? next_random(w) % w.arrivals.size() : 0;
+    const u32 i = w.launch->seed ? next_random(w.random) % w.num_arrivals : 0;
     const Arrival arrival = w.arrivals[i];
-    w.arrivals[i] = w.arrivals.back();
-    w.arrivals.pop_back();
+    w.arrivals[i] = w.arrivals[--w.num_arrivals];
     Fiber& f = *arrival.fiber;
     update_proxy(w);
     if (arrival.copies > f.num_landed) {
@@ -107,6 +106,11 @@ void sim_copy_async_arrive(void* barrier, u32 line) {
     state_of(f, barrier, line);
     // What has landed is there for whoever waits: the order is that of this thread.
     TSAN(__tsan_release(barrier);)
-    f.worker->arrivals.push_back(Arrival{&f, barrier, f.num_landed + f.num_copies, line});
+    Worker& w = *f.worker;
+    if (w.num_arrivals == MOST_ARRIVALS) {
+        fail(f, "line %u: more than %u arrivals of copies in flight", line, MOST_ARRIVALS);
+    }
+    f.num_announced = f.num_landed + f.num_copies;
+    w.arrivals[w.num_arrivals++] = Arrival{&f, barrier, f.num_announced, line};
     jitter(f);
 }

@@ -217,7 +217,7 @@ void sim_copy_async(void* shared, const void* global, bool valid, u32 line) {
         note_access(global, 16, false, __builtin_return_address(0));
     }
     for (u32 i = 0; i < 16; i++) {
-        target[i] = 0xFF;
+        target[i] = f.worker->launch->in_flight;
     }
     poison_proxy(*f.worker, target, 16);
     f.copies[f.num_copies++] = Copy{target, static_cast<const u8*>(global), valid};
@@ -238,7 +238,8 @@ void sim_copy_async_wait(u32 groups) {
     }
     // Groups that have landed with an arrival at a barrier are no longer among them: others count from the latest.
     const u32 landed = f.num_groups - groups, copies = f.group_end[landed - 1];
-    for (u32 i = 0; i < copies; i++) {
+    // With an arrival their order is that of the barrier.
+    for (u32 i = f.num_announced > f.num_landed ? u32(f.num_announced - f.num_landed) : 0; i < copies; i++) {
         note_access(f.copies[i].shared, 16, true, __builtin_return_address(0));
     }
     update_proxy(*f.worker);

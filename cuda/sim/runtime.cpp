@@ -4,11 +4,12 @@
 //           runs until it waits; then a lane of the same warp goes on, then another warp. `seed` shuffles the order of
 //           blocks, warps and lanes, `jitter` adds switches where the hardware might have them.
 // Warps     a collective gathers the 32 lanes; the last to arrive computes for all of them.
-// Memory    shared memory starts as 0xFF (NaN) in every block. An asynchronous copy fills its target with 0xFF when
-//           issued and lands when it is waited for: a missing wait reads NaN, a reused buffer loses its rows early. One
-//           that arrives at a barrier lands when nobody else can go on, in any order, or with jitter at any time.
-//           A warpgroup's products run when they are waited for, on a view of shared memory that follows ordinary writes
-//           and copies at fences of the proxy only; their registers hold 0xFF meanwhile.
+// Memory    shared memory starts as 0xFF (NaN) in every block. An asynchronous copy fills its target with 0xFF, or with odd
+//           seeds with 0x7B (large numbers), when issued and lands when it is waited for: a missing wait reads that, a
+//           reused buffer loses its rows early. One that arrives at a barrier lands when nobody else can go on, in any
+//           order, or with jitter at any time. A warpgroup's products run when they are waited for, on a view of shared
+//           memory that follows ordinary writes and copies at fences of the proxy only; their registers hold 0xFF
+//           meanwhile.
 // Errors    end the launch with a sentence: lanes or threads in different statements, a barrier or collective after
 //           some have exited, nobody able to go on, shared addresses out of bounds or misaligned, copies in flight at
 //           the exit of a thread or too many of them, a write past the end of shared memory.
@@ -60,11 +61,11 @@ namespace sim {
 
 static thread_local SimCounts last_counts = {0, 0};
 
-u32 next_random(Worker& w) {
-    w.random ^= w.random << 13;
-    w.random ^= w.random >> 17;
-    w.random ^= w.random << 5;
-    return w.random;
+u32 next_random(u32& random) {
+    random ^= random << 13;
+    random ^= random >> 17;
+    random ^= random << 5;
+    return random;
 }
 
 // -- switching
@@ -137,8 +138,8 @@ static Fiber* pick(Worker& w, u32 warp, u32 from) {
         return nullptr;
     }
     const u32 jitter = w.launch->jitter;
-    if (w.warps[warp].ready == 0 || (jitter != 0 && next_random(w) % jitter == 0)) {
-        const u32 start = w.launch->seed ? next_random(w) % LANES : warp + 1;
+    if (w.warps[warp].ready == 0 || (jitter != 0 && next_random(w.random) % jitter == 0)) {
+        const u32 start = w.launch->seed ? next_random(w.random) % LANES : warp + 1;
         warp = next_bit(w.ready_warps, start);
         from = 0;
     }
@@ -148,7 +149,7 @@ static Fiber* pick(Worker& w, u32 warp, u32 from) {
 void give_way(Fiber& f, bool ends) {
     Worker& w = *f.worker;
     const u32 jitter = w.launch->jitter;
-    if (!w.arrivals.empty() && jitter != 0 && next_random(w) % jitter == 0) {
+    if (w.num_arrivals != 0 && jitter != 0 && next_random(w.random) % jitter == 0) {
         land_arrival(w);
     }
     Fiber* next = pick(w, f.thread.x / LANES, (lane_of(f) ^ w.flip) + 1);
@@ -163,6 +164,15 @@ void give_way(Fiber& f, bool ends) {
     }
 }
 
+void yield_warp(Fiber& f) {
+    Worker& w = *f.worker;
+    const u32 own = f.thread.x / LANES, others = w.ready_warps & ~(1u << own);
+    if (others != 0 && w.launch->seed != 0) {
+        const u32 warp = next_bit(others, next_random(w.random) % LANES);
+        switch_to(w, &f, w.fibers[warp * LANES + (next_bit(w.warps[warp].ready, 0) ^ w.flip)]);
+    }
+}
+
 void take_out(Fiber& f) {
     Warp& warp = warp_of(f);
     warp.ready &= ~(1u << (lane_of(f) ^ f.worker->flip));
@@ -173,7 +183,7 @@ void take_out(Fiber& f) {
 
 void jitter(Fiber& f) {
     Worker& w = *f.worker;
-    if (w.launch->jitter != 0 && next_random(w) % w.launch->jitter == 0) {
+    if (w.launch->jitter != 0 && next_random(w.random) % w.launch->jitter == 0) {
         sched_yield(); // blocks of other workers
         give_way(f);
     }
@@ -290,7 +300,7 @@ static void prepare_shared(Worker& w) {
 static void run_block(Worker& w, u32 block) {
     Launch& launch = *w.launch;
     prepare_shared(w);
-    w.flip = launch.seed ? next_random(w) % LANES : 0;
+    w.flip = launch.seed ? next_random(w.random) % LANES : 0;
     w.num_exited = w.at_barrier = w.barrier_phase = 0;
     w.barrier_or[0] = w.barrier_or[1] = 0;
     const u32 num_warps = launch.threads / LANES;
@@ -311,7 +321,7 @@ static void run_block(Worker& w, u32 block) {
         f.op = Op::Start;
         f.line = 0;
         f.num_copies = f.num_groups = 0;
-        f.num_landed = 0;
+        f.num_landed = f.num_announced = 0;
         TSAN(f.fenced = false; f.num_atomics = 0;)
         ASAN(__asan_unpoison_memory_region(f.stack, STACK_BYTES);)
         // Stacks lie a multiple of a page apart; starting at different lines they share the cache.
@@ -327,7 +337,7 @@ static void run_block(Worker& w, u32 block) {
     }
     reset_products(w);
     TSAN(__tsan_release(&w.start);)
-    switch_to(w, nullptr, pick(w, launch.seed ? next_random(w) % num_warps : 0, 0));
+    switch_to(w, nullptr, pick(w, launch.seed ? next_random(w.random) % num_warps : 0, 0));
 #ifdef COLATENT_SIM_TSAN
     for (u32 t = 0; t < launch.threads && w.error[0] != 0; t++) { // threads left in the middle of things
         __tsan_switch_to_fiber(w.fibers[t]->tsan, 1);
@@ -463,9 +473,9 @@ int sim_launch(const char* kernel, u32 threads, u64 args_bytes, void (*body)(con
     launch.shared_bytes = asked->shared_bytes;
     launch.jitter = asked->jitter;
     launch.seed = asked->seed;
+    launch.in_flight = asked->seed % 2 ? 0x7B : 0xFF;
     if (launch.seed != 0) {
-        Worker dice;
-        dice.random = launch.seed;
+        u32 dice = launch.seed;
         launch.order.resize(launch.groups);
         for (u32 i = 0; i < launch.groups; i++) { // a shuffle from the inside out
             const u32 j = next_random(dice) % (i + 1);

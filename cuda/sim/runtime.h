@@ -78,8 +78,8 @@ struct Fiber : SimThread {
     u32 num_copies, num_groups;
     u32 group_end[MOST_GROUPS];
     Copy copies[MOST_COPIES];
-    // Copies that have landed, over all: what arrivals at barriers count in.
-    u64 num_landed;
+    // Copies that have landed, over all, which is what arrivals at barriers count in; and those with such an arrival.
+    u64 num_landed, num_announced;
 #ifdef COLATENT_SIM_TSAN
     void* tsan;
     bool fenced;
@@ -95,6 +95,8 @@ struct Arrival {
     u64 copies;
     u32 line;
 };
+
+constexpr u32 MOST_ARRIVALS = 8192;
 
 // A product of one warp's rows, issued and not yet done.
 struct Product {
@@ -136,6 +138,8 @@ struct Launch {
     void (*body)(const void*);
     const void* args;
     u32 groups, threads, shared_bytes, jitter, seed;
+    // What the bytes of copies in flight are: NaN, or with odd seeds numbers (6e4, 1e36) that no care for NaN hides.
+    u8 in_flight;
     std::vector<u32> order;
     std::atomic<u32> next{0};
     std::mutex mutex;
@@ -157,7 +161,8 @@ struct Worker {
     SimCounts counts;
     char error[ERROR_BYTES];
     char start, end, barrier[2];
-    std::vector<Arrival> arrivals;
+    u32 num_arrivals;
+    Arrival arrivals[MOST_ARRIVALS];
     Products* products[MOST_THREADS / LANES];
     // What the warps of a warpgroup have issued, so that each can be compared with the first.
     u64 issued[MOST_THREADS / LANES / 4][256];
@@ -193,10 +198,13 @@ inline u32 lane_of(const Fiber& f) {
 // Lets others run; returns when this fiber is picked again. It is ready, or has been taken out of the ready lanes.
 void give_way(Fiber& f, bool ends = false);
 
+// Lets another warp run first, if one can and the launch has a seed.
+void yield_warp(Fiber& f);
+
 // No longer ready.
 void take_out(Fiber& f);
 
-u32 next_random(Worker& w);
+u32 next_random(u32& random);
 
 // With probability 1 / jitter, lets others run.
 void jitter(Fiber& f);

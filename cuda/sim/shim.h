@@ -376,7 +376,7 @@ template <u32 N> static inline void registers_raise() {}
 template <class T, u32 N>
 static inline void wgmma(T, f32 (&c)[N][4], u64 a, u64 b, bool accumulate, SIM_LINE) {
     static_assert(__is_same(T, f16) || __is_same(T, bf16), "matrix products take f16 or bf16");
-    static_assert(N * 8 == 64 || N * 8 == 128, "columns that wgmma.cuh has");
+    static_assert(N * 8 == 64 || N * 8 == 96 || N * 8 == 128, "columns that wgmma.cuh has");
     sim_wgmma(__is_same(T, bf16), N * 8, &c[0][0], nullptr, a, b, accumulate, line);
 }
 

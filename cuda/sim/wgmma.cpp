@@ -3,9 +3,12 @@
 #include "runtime.h"
 
 #include <cstdlib>
-#include <cstring>
 
 using namespace sim;
+
+// Loops stay loops: calls of memcpy and memset would be accesses of the running thread to TSan.
+#pragma GCC push_options
+#pragma GCC optimize("no-tree-loop-distribute-patterns")
 
 namespace sim {
 
@@ -28,12 +31,13 @@ static void reserve_proxy(Worker& w) {
         w.proxy = static_cast<u8*>(fresh);
         w.proxy_capacity = bytes;
     }
-    memset(w.proxy, 0xFF, bytes);
+    for (u64 i = 0; i < bytes / 8; i++) {
+        reinterpret_cast<u64*>(w.proxy)[i] = ~0ull;
+    }
     w.has_proxy = true;
 }
 
-// Not by memcpy: for TSan it would be an access of the running thread.
-__attribute__((optimize("no-tree-loop-distribute-patterns"))) void update_proxy(Worker& w) {
+void update_proxy(Worker& w) {
     if (!w.is_proxy_fenced) {
         return;
     }
@@ -48,12 +52,12 @@ __attribute__((optimize("no-tree-loop-distribute-patterns"))) void update_proxy(
 
 void poison_proxy(Worker& w, const u8* place, u64 bytes) {
     for (u64 i = 0; w.has_proxy && i < bytes; i++) {
-        w.proxy[u64(place - w.shared) + i] = 0xFF;
+        w.proxy[u64(place - w.shared) + i] = w.launch->in_flight;
     }
 }
 
 void reset_products(Worker& w) {
-    w.arrivals.clear();
+    w.num_arrivals = 0;
     w.has_proxy = w.is_proxy_fenced = false;
     for (Products* p : w.products) {
         if (p) {
@@ -202,8 +206,8 @@ static u32 take_sums(Fiber& f, Products& p, u32 n, u32 line) {
         sums.c[l] = lanes[l]->result.floats;
         for (u32 i = 0; i < n / 2; i++) {
             sum_of(sums, l, i / 4, i % 4) = sums.c[l][i];
+            sums.c[l][i] = __uint_as_float(0xFFFFFFFF);
         }
-        memset(sums.c[l], 0xFF, n / 2 * 4);
     }
     return free_slot;
 }
@@ -329,25 +333,29 @@ void sim_wgmma_wait(u32 groups, u32 line) {
     Products& p = reserve_products(f);
     const u32 landed = p.num_groups > groups ? p.num_groups - groups : 0, end = landed ? p.group_end[landed - 1] : 0;
 #ifdef COLATENT_SIM_TSAN
-    // Each lane has read a part of what its warp multiplies.
-    for (u32 i = 0; i < end; i++) {
+    // Lane 0 has read for its warp: it is the one to say so at a barrier. A collective orders nothing for the others.
+    for (u32 i = 0; i < (lane_of(f) == 0 ? end : 0); i++) {
         const Product& product = p.product[i];
         const Operand a = decode(product.a), b = decode(product.b);
-        const u32 lane = lane_of(f), chunks = product.n / 8 * 16;
         const auto note = [&](u32 place) {
             note_access(f.shared + checked(f, place, product.line), 16, false, __builtin_return_address(0));
         };
-        for (u32 chunk = lane; chunk < chunks; chunk += LANES) {
-            note(product.a_words[0] ? mn_major(b, chunk % 16, chunk / 16) : k_major(b, chunk / 2, chunk % 2));
+        for (u32 chunk = 0; chunk < product.n / 8 * 16 && product.a_words[0]; chunk++) {
+            note(mn_major(b, chunk % 16, chunk / 16));
         }
-        if (!product.a_words[0]) {
-            note(k_major(a, f.thread.x / LANES % 4 * 16 + lane / 2, lane % 2));
+        for (u32 chunk = 0; chunk < product.n * 2 && !product.a_words[0]; chunk++) {
+            note(k_major(b, chunk / 2, chunk % 2));
+        }
+        for (u32 chunk = 0; chunk < 16 * 2 && !product.a_words[0]; chunk++) {
+            note(k_major(a, f.thread.x / LANES % 4 * 16 + chunk / 2, chunk % 2));
         }
     }
 #endif
     if (!arrive(f, Op::WgmmaWait, line)) {
         return;
     }
+    // Not before others have had the chance to overwrite what is multiplied.
+    yield_warp(f);
     Worker& w = *f.worker;
     if (end > 0) {
         reserve_proxy(w);
@@ -379,3 +387,5 @@ void sim_wgmma_wait(u32 groups, u32 line) {
     p.is_fenced = false;
     release_warp(f);
 }
+
+#pragma GCC pop_options

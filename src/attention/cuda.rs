@@ -188,7 +188,8 @@ pub(super) fn describe(plan: &AttentionPlan, list: &WorkList) -> String {
     let (variant, memory) = plan_variant(plan, list);
     let (arch, spec) = (plan_arch(plan), &plan.spec);
     // Why a card for which there is a kernel of its own runs the portable one.
-    let why = if arch.major == 9 && !sm90::serves(arch, spec) { ", for which there is no attention_sm90" } else { "" };
+    let why =
+        if arch.major == 9 && !sm90::serves(arch, spec) { " (no attention_sm90 for this layer kind)" } else { "" };
     let (kernel, options) = (variant.kernel, variant.options());
     format!("kernel {kernel}{why}, {} bytes of shared memory, {} stages ({options})", memory.bytes, memory.stages)
 }

@@ -33,12 +33,14 @@ pub(super) fn serves(arch: Arch, spec: &LayerSpec) -> bool {
         && HEAD_DIMS.contains(&(spec.head_dim, spec.head_dim_v))
 }
 
-/// Its row of the table of tiles. Splits are 512 keys. Not yet measured on hardware.
+/// Its rows of the table of tiles. Splits are 512 keys, or the tiles that fit. Not yet measured on hardware.
 pub(super) fn tile(spec: &LayerSpec) -> Tile {
-    // Sums, scores and weights of a thread fill its registers either way.
-    let (keys, reason) = match spec.head_dim_v {
-        256 => (64, "products of warpgroups, 16-bit q and KV of one type, heads of 256"),
-        _ => (128, "products of warpgroups, 16-bit q and KV of one type"),
+    // A thread keeps outputs, scores and weights in registers, and there is room for two stages with turned queries too,
+    // but for the widest heads.
+    let (keys, reason) = match (spec.head_dim, spec.head_dim_v) {
+        (256, _) => (64, "products of warpgroups, heads of 256"),
+        (192, _) => (96, "products of warpgroups, heads of 192 and 128"),
+        _ => (128, "products of warpgroups, heads up to 128"),
     };
     Tile { lanes: THREADS, queries: QUERIES, keys, split_tiles: 512 / keys, subgroup: 0, is_spread: false, reason }
 }
