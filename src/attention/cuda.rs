@@ -63,7 +63,7 @@ pub(super) fn tile(arch: Arch, spec: &LayerSpec) -> Tile {
         (false, false) => (32, "f32 or mixed types"),
         (false, true) => (16, "f32 or mixed types, heads above 128"),
     };
-    Tile { lanes: THREADS, queries: QUERIES, keys, split_tiles: 512 / keys, is_spread: false, reason }
+    Tile { lanes: THREADS, queries: QUERIES, keys, split_tiles: 512 / keys, subgroup: 0, is_spread: false, reason }
 }
 
 /// How often a layer kind's tiles fit into shared memory, as `cuda/common/tile.cuh` lays them out.
@@ -118,6 +118,11 @@ fn variant(arch: Arch, spec: &LayerSpec, has_gap: bool, has_shift: bool) -> (Var
         .storage("k", spec.kv_dtype)
         .storage("v", spec.kv_dtype);
     (variant, memory)
+}
+
+/// The portable variant of a layer kind, without gaps and shifts.
+pub(super) fn portable_variant(spec: &LayerSpec) -> Variant {
+    variant(Arch { major: 8, minor: 0 }, spec, false, false).0
 }
 
 /// One variant for each value of each constant, and the tiles that registers limit with everything on: what offline
