@@ -1,14 +1,16 @@
-// attention.cu: partial attention states of a work list: one pass over paged K/V with online softmax.
+// attention.cu: attention of a work list: one pass over paged K/V with online softmax gives partial states, and who writes
+// the last state of a row merges the row.
 // Maths     s = score_scale * dot(q, k) (base 2; with a cap: cap * tanh), per tile of keys: S = Q K^T, m' = max(m, S),
 //           P = exp2(S - m'), O = O * exp2(m - m') + P V, l = l * exp2(m - m') + sum P; then O / l and ln sum.
 // Shapes    q [row, num_q_heads, head dim]; k, v [page, num_kv_heads, page_size, dim];
-//           partials [state, num_q_heads, value dim] f32, lse [state, num_q_heads] f32.
-// Tables    header [num_items, items, item_rows, runs, pages, shifts, rules, -, merge header x 4];
+//           partials [state, num_q_heads, value dim] f32, lse [state, num_q_heads] f32; outputs as merge.cu; arrivals
+//           [row, num_kv_heads], zero before and after a launch.
+// Tables    header [num_items, items, item_rows, runs, pages, shifts, rules, -, header of merge.cu x 4];
 //           item     [rows_begin, num_rows, runs_begin, num_runs, pages_begin, first state, 0, 0];
 //           item row [row, slot, slot of token 0, first token seen, end of tokens seen, shift + 1 or 0, gap begin,
 //           gap end]; run [first token, end token, full, span start, span end, rule, first token that any row sees, 0];
 //           rule [birth kind, 3 operands, death kind, operand, 0, 0]. A run lies in one span; its tiles of keys start
-//           at multiples of the tile from the span.
+//           at multiples of the tile from the span. An item without runs has rows that no item has a state of.
 // Grid      one workgroup of 4 warps per (item, KV head). A tile is 64 queries (rows x heads of the group) x KEYS keys.
 // Warps     a warp has 16 queries, over all keys; warps without queries help to load. A thread has the scores of 2
 //           queries and, of each 8 keys, 2; a quad of lanes shares a query. Queries never mix, so that a row's bits do
@@ -30,6 +32,10 @@
 // #include "common/mma.cuh"
 // #include "common/dtype.cuh"
 // #include "common/lifetime.cuh"
+// #include "common/lse.cuh"
+// #include "common/vector.cuh"
+// #include "common/norm.cuh"
+// #include "common/state.cuh"
 // #include "common/attention_args.cuh"
 // #include "common/fragment.cuh"
 // #include "common/cursor.cuh"
@@ -38,6 +44,7 @@
 // #include "common/unbounded.cuh"
 // #include "common/softmax.cuh"
 // #include "common/partial.cuh"
+// #include "common/arrival.cuh"
 // #include "common/tile.cuh"
 // #include "common/tile_mma.cuh"
 // #include "common/tile_plain.cuh"
@@ -70,6 +77,10 @@ KERNEL(attention, AttentionArgs, THREADS, 2) {
     const u32 pages = tables[4] + item[4];
     const u32 query = query_of(threadIdx.x);
     const bool is_busy = threadIdx.x / 32 * WARP_QUERIES < num_queries;
+    if (first_run == last_run) {
+        merge_nothing(args, rows, item[1], kv_head, THREADS / 32);
+        return;
+    }
 
     // -- queries
     load_queries(shared, args, rows, num_queries, kv_head);
@@ -169,8 +180,10 @@ KERNEL(attention, AttentionArgs, THREADS, 2) {
         }
     }
 
-    // -- write the partial state
+    // -- write the partial state; the last one of a row merges
     if (is_busy) {
         write_partial(out, most, total, query, num_queries, item[5], kv_head, args);
     }
+    merge_arrived(args, rows, item[1], kv_head, THREADS / 32, reinterpret_cast<u32*>(shared.queries),
+                  [](u32) { __syncthreads(); });
 }

@@ -1,8 +1,8 @@
-// attention_sm90.cu: partial attention states of a work list on Hopper: matrix products of warpgroups, fed by a warpgroup
+// attention_sm90.cu: attention of a work list on Hopper: matrix products of warpgroups, fed by a warpgroup
 // that only loads. What it computes is what attention.cu computes.
 // Maths     as attention.cu: per tile of keys S = Q K^T, m' = max(m, S), P = exp2(S - m'), O = O * exp2(m - m') + P V.
 // Shapes    q [row, num_q_heads, head dim]; k, v [page, num_kv_heads, page_size, dim], q, k, v of one 16-bit type;
-//           partials [state, num_q_heads, value dim] f32, lse [state, num_q_heads] f32.
+//           partials, lse, outputs and arrivals as attention.cu.
 // Tables    as attention.cu.
 // Grid      one workgroup of 3 warpgroups per (item, KV head). A tile is 128 queries (rows x heads of the group) x KEYS
 //           keys. More rows are more tiles of the same shape.
@@ -28,6 +28,10 @@
 // #include "common/panel.cuh"
 // #include "common/dtype.cuh"
 // #include "common/lifetime.cuh"
+// #include "common/lse.cuh"
+// #include "common/vector.cuh"
+// #include "common/norm.cuh"
+// #include "common/state.cuh"
 // #include "common/attention_args.cuh"
 // #include "common/fragment.cuh"
 // #include "common/item.cuh"
@@ -37,6 +41,7 @@
 // #include "common/unbounded.cuh"
 // #include "common/softmax.cuh"
 // #include "common/partial.cuh"
+// #include "common/arrival.cuh"
 // #include "common/ring.cuh"
 
 constexpr u32 CONSUMERS = 2;
@@ -261,14 +266,15 @@ DEVICE void careful_pass(Shared& shared, u32 consumer, State& state, f32 (&s)[KE
         const Sight sight =
             sight_of(args.tables, item.rows, item.num_queries, query, args.tables + state.cursor.run);
         const Gap gap = gap_of(args.tables, item.rows, item.num_queries, query);
-        const u32 pair = threadIdx.x % 4 * 4;
+        const u32 pair = thread_of_tile() % 4 * 4;
         add_unbounded(state.out, sight, gap, state.cursor.token, [&](u32 key, u32 n) {
             return load_pair(reinterpret_cast<const v_t*>(values + ValuePanels::place(key, n) + pair));
         });
         // Two meetings per tile: phases 0 and 1.
         mbarrier_arrive(shared.met);
         mbarrier_wait(shared.met, 0);
-        clear_unbounded(reinterpret_cast<v_t*>(values), KEYS * VALUE_DIM, threadIdx.x, num_consumers(item) * WARPGROUP);
+        clear_unbounded(reinterpret_cast<v_t*>(values), KEYS * VALUE_DIM, thread_of_tile(),
+                        num_consumers(item) * WARPGROUP);
         fence_proxy_async();
         mbarrier_arrive(shared.met);
         mbarrier_wait(shared.met, 1);
@@ -300,6 +306,10 @@ KERNEL(attention_sm90, AttentionArgs, THREADS, 1) {
     }
     __syncthreads();
 
+    if (item.first_run == item.last_run) {
+        merge_nothing(args, item.rows, item.num_queries / GROUP, item.kv_head, THREADS / 32);
+        return;
+    }
     if (warpgroup == CONSUMERS) {
         registers_lower<PRODUCER_REGISTERS>();
         const u32 tile = produce(shared.ring, 0, item, args);
@@ -331,6 +341,13 @@ KERNEL(attention_sm90, AttentionArgs, THREADS, 1) {
         if (shared.is_unbounded != 0) {
             careful_pass(shared, warpgroup, state, s, item, args);
         }
-        write_partial(state.out, state.most, state.total, query, item.num_queries, item.first_state, item.kv_head, args);
+        write_partial(state.out, state.most, state.total, query_of(thread_of_tile()), item.num_queries,
+                      item.first_state, item.kv_head, args);
+        merge_arrived(args, item.rows, item.num_queries / GROUP, item.kv_head, num_consumers(item) * 4,
+                      reinterpret_cast<u32*>(shared.queries), [&](u32 phase) {
+                          // A careful pass has an even number of phases.
+                          mbarrier_arrive(shared.met);
+                          mbarrier_wait(shared.met, phase);
+                      });
     }
 }

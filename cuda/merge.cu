@@ -14,6 +14,7 @@
 // #include "common/prelude.cuh"
 // #include "common/dtype.cuh"
 // #include "common/warp.cuh"
+// #include "common/lse.cuh"
 // #include "common/vector.cuh"
 // #include "common/norm.cuh"
 // #include "common/state.cuh"
@@ -41,5 +42,5 @@ KERNEL(merge, MergeArgs, THREADS, 1) {
     const u32* indptr = args.tables + header[1] + row;
     const u32 first = indptr[0];
     const MergeMemory<out_t> memory{args.states, args.state_lse, args.constants, args.gate, args.out, args.lse};
-    merge_head<VALUE_CHUNKS>(args.params, memory, args.tables + header[2] + first, indptr[1] - first, row, head);
+    merge_head<VALUE_CHUNKS>(args.params, memory, args.tables + header[2] + first, indptr[1] - first, row, head, threadIdx.x);
 }

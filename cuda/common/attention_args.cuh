@@ -1,4 +1,4 @@
-// attention_args.cuh: what an attention kernel is given; see attention.cu for the tables. After prelude.cuh.
+// attention_args.cuh: what an attention kernel is given; see attention.cu for the tables. After state.cuh.
 
 // Field for field the params on the host. The offsets are 0: pointers begin at the first element.
 struct AttentionParams {
@@ -22,10 +22,16 @@ struct AttentionParams {
 
 struct AttentionArgs {
     AttentionParams params;
+    MergeParams merge;
     const u32* tables;
     const q_t* q;
     const k_t* k;
     const v_t* v;
     f32* partials;
     f32* lse;
+    u32* arrivals; // [row, KV head], zero between launches
+    const f32* constants;
+    const q_t* gate; // [row, head, value], or null
+    q_t* out; // [row, head, value]
+    f32* out_lse; // [row, head], or null
 };

@@ -1,9 +1,5 @@
 // softmax.cuh: scores of a tile become weights under a running maximum, in the layout of fragment.cuh. After warp.cuh,
-// fragment.cuh and attention_args.cuh.
-
-constexpr f32 LN_2 = 0.6931471805599453f;
-// Below every score.
-constexpr f32 NOTHING = -1e30f;
+// lse.cuh, fragment.cuh and attention_args.cuh.
 
 // tanh without overflow: beyond 15 it is 1 to f32. A NaN stays one.
 DEVICE f32 capped(f32 x) {

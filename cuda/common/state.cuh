@@ -5,7 +5,7 @@
 // Lanes own chunks of values: lane l chunks l and l + 32. The lse of 32 states are loaded at once, one per lane, and
 // their weights handed round by shuffles, so that each is computed once; outputs are read once, 4 states in flight.
 // Total weight and values are summed in the order of the list. An empty state is known by its lse and takes no part:
-// its output is not even read and may hold anything. After dtype.cuh, warp.cuh, vector.cuh, norm.cuh.
+// its output is not even read and may hold anything. After dtype.cuh, warp.cuh, lse.cuh, vector.cuh, norm.cuh.
 
 // Field for field the params of a merge on the host. The offsets are 0: pointers begin at the first element.
 struct MergeParams {
@@ -45,12 +45,8 @@ template <class T> struct MergeMemory {
     f32* lse; // [row, head], or null
 };
 
-constexpr f32 LOG2_E = 1.4426950408889634f;
-constexpr f32 LN_2 = 0.6931471805599453f;
 // An lse of this and below, down to -inf, is that of an empty state. A NaN is not among them.
 constexpr f32 EMPTY = -0x1p97f;
-// What stands for the lse of an empty state in the arithmetic.
-constexpr f32 NOTHING = -1e30f;
 
 // One lane's state of the list.
 struct ListedState {
@@ -78,13 +74,13 @@ DEVICE f32x4 sigmoid(f32x4 x) {
     return f32x4{one(x.x), one(x.y), one(x.z), one(x.w)};
 }
 
-// Merges the `count` states of `list` into (row, head). Called by whole warps.
+// Merges the `count` states of `list` into (row, head). Called by whole warps; `thread` is the thread's number.
 template <u32 HEAD_CHUNKS, class T>
 DEVICE void merge_head(const MergeParams& params, const MergeMemory<T>& memory, const u32* list, u32 count, u32 row,
-                       u32 head) {
+                       u32 head, u32 thread) {
     constexpr u32 OWN = (HEAD_CHUNKS + 31) / 32; // chunks of a lane
     constexpr u32 BATCH = 4; // states in flight
-    const u32 lane = threadIdx.x % 32;
+    const u32 lane = thread % 32;
 
     // -- largest lse
     const f32 sink = params.has_sinks != 0 ? memory.constants[params.sinks_base + head] : NOTHING;

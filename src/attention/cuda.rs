@@ -1,4 +1,4 @@
-//! Attention on CUDA: tiles, variants, arguments, two launches.
+//! Attention on CUDA: tiles, variants, arguments, one launch.
 
 use std::sync::Arc;
 
@@ -10,10 +10,11 @@ use super::{AttentionArgs, AttentionPlan};
 use super::{sm90, tables};
 use crate::backend::cuda::{Arch, CHUNK, Gpu, Launch, place};
 use crate::backend::source::Variant;
+use crate::backend::workspace::CudaSpace;
 use crate::layer::{LayerSpec, Pairing};
-use crate::merge::cuda::{States, launch_states};
-use crate::merge::params::Outputs;
-use crate::{DType, Device, Error, Result, Workspace};
+use crate::merge::cuda::{Epilogue, States, epilogue, launch_states};
+use crate::merge::params::{MergeParams, Outputs};
+use crate::{DType, Device, Error, Result, Tensor, Workspace};
 
 /// Threads of a workgroup: 4 warps of 16 queries each.
 const THREADS: usize = 128;
@@ -34,15 +35,21 @@ const WEIGHT_PARTS: usize = 2;
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Args {
     params: AttentionParams,
+    merge: MergeParams,
     tables: u64,
     q: u64,
     k: u64,
     v: u64,
     partials: u64,
     lse: u64,
+    arrivals: u64,
+    constants: u64,
+    gate: u64,
+    out: u64,
+    out_lse: u64,
 }
 
-const _: () = assert!(size_of::<Args>() == 112);
+const _: () = assert!(size_of::<Args>() == 248);
 
 /// Matrix products take q and K, weights and V as one 16-bit type; everything else is done in f32.
 fn uses_matrix_units(spec: &LayerSpec) -> bool {
@@ -63,7 +70,16 @@ pub(super) fn tile(arch: Arch, spec: &LayerSpec) -> Tile {
         (false, false) => (32, "f32 or mixed types"),
         (false, true) => (16, "f32 or mixed types, heads above 128"),
     };
-    Tile { lanes: THREADS, queries: QUERIES, keys, split_tiles: 512 / keys, subgroup: 0, is_spread: false, reason }
+    Tile {
+        lanes: THREADS,
+        queries: QUERIES,
+        keys,
+        split_tiles: 512 / keys,
+        subgroup: 0,
+        is_spread: false,
+        merges: true,
+        reason,
+    }
 }
 
 /// How often a layer kind's tiles fit into shared memory, as `cuda/common/tile.cuh` lays them out.
@@ -203,11 +219,65 @@ fn list(plan: &AttentionPlan) -> Result<&WorkList> {
 }
 
 pub(super) fn warm_up(plan: &AttentionPlan, gpu: &Arc<Gpu>, workspace: &mut Workspace) -> Result<()> {
-    let (list, spec) = (list(plan)?, &plan.spec);
+    let list = list(plan)?;
     gpu.kernel(&plan_variant(plan, list).0)?;
-    gpu.kernel(&crate::merge::cuda::variant(spec.head_dim_v, spec.dtype))?;
+    load(plan, list, gpu, workspace).map(|_| ())
+}
+
+/// Tables and scratch memory of the plan. The counters of arrivals are among the tables, so that they begin as zeros.
+fn load(plan: &AttentionPlan, list: &WorkList, gpu: &Arc<Gpu>, workspace: &mut Workspace) -> Result<CudaSpace> {
+    let spec = &plan.spec;
     let scratch = tables::scratch_words(list, spec) * 4;
-    workspace.load_cuda(OP, gpu, plan.id, scratch, || tables::words(list, spec, plan.num_rows)).map(|_| ())
+    let counters = plan.num_rows * spec.num_kv_heads;
+    workspace.load_cuda(OP, gpu, plan.id, scratch, || tables::words(list, spec, plan.num_rows, counters))
+}
+
+/// The partial states in scratch memory, and the lists by which they merge.
+fn states(plan: &AttentionPlan, list: &WorkList, space: CudaSpace) -> States {
+    let (heads, chunks) = (plan.spec.num_q_heads as u32, (plan.spec.head_dim_v / CHUNK) as u32);
+    States {
+        states: space.scratch,
+        lse: space.scratch + tables::lse_base(list, &plan.spec) as u64 * 4,
+        strides: [heads * chunks, chunks],
+        lse_strides: [heads, 1],
+        tables: space.tables,
+        header: tables::MERGE_HEADER as u32,
+    }
+}
+
+fn outputs<'a>(plan: &'a AttentionPlan, args: &AttentionArgs<'a>) -> Outputs<'a> {
+    Outputs {
+        spec: &plan.spec,
+        constants: args.constants,
+        gate: args.gate,
+        out: args.out,
+        lse: args.lse,
+        rows: plan.num_rows,
+    }
+}
+
+/// Rows are finished while other rows are still attended: what is written lies apart from what is read. A row's output
+/// may take the place of its own query or gate, which nobody reads any more.
+fn check_places(args: &AttentionArgs<'_>) -> Result<()> {
+    let extent = |t: &Tensor| {
+        let last: usize = t.shape().iter().zip(t.strides()).map(|(&n, &stride)| n.saturating_sub(1) * stride).sum();
+        let size = t.dtype().size();
+        t.offset() * size..(t.offset() + last + 1) * size
+    };
+    let read = [Some(args.q), args.gate, Some(args.k), Some(args.v)].into_iter().flatten();
+    for read in read {
+        for (name, written) in [("out", Some(args.out)), ("lse", args.lse)] {
+            let Some(written) = written.filter(|w| w.buffer().is_same(read.buffer())) else { continue };
+            let (a, b) = (extent(read), extent(written));
+            let same = read.offset() == written.offset() && read.strides() == written.strides();
+            let is_own = name == "out" && same && read.shape() == written.shape() && read.shape().len() == 3;
+            if a.start < b.end && b.start < a.end && !is_own {
+                let expected = "memory apart from what is read, or exactly in the place of q or gate";
+                return Err(Error::invalid(OP, name, expected, format!("bytes {b:?} in bytes {a:?}")));
+            }
+        }
+    }
+    Ok(())
 }
 
 pub(super) fn run(
@@ -217,35 +287,58 @@ pub(super) fn run(
     workspace: &mut Workspace,
 ) -> Result<()> {
     let (list, spec) = (list(plan)?, &plan.spec);
-    let outputs =
-        Outputs { spec, constants: args.constants, gate: args.gate, out: args.out, lse: args.lse, rows: plan.num_rows };
+    check_places(args)?;
     let align = COPY / spec.kv_dtype.size();
     let (q, [q_row, q_head]) = place(gpu, OP, "q", args.q, CHUNK)?;
     let (k, [k_page, k_head, k_token]) = place(gpu, OP, "k", args.k, align)?;
     let (v, [v_page, v_head, v_token]) = place(gpu, OP, "v", args.v, align)?;
     let (variant, memory) = plan_variant(plan, list);
     let kernel = gpu.kernel(&variant)?;
-    let scratch = tables::scratch_words(list, spec) * 4;
-    let space = workspace.load_cuda(OP, gpu, plan.id, scratch, || tables::words(list, spec, plan.num_rows))?;
-    let params =
-        AttentionParams::new(plan, [0, q_row, q_head], [0, k_page, k_head, k_token], [0, v_page, v_head, v_token]);
-    let lse = space.scratch + tables::lse_base(list, spec) as u64 * 4;
-    let kernel_args = Args { params, tables: space.tables, q, k, v, partials: space.scratch, lse };
-    gpu.launch(&Launch {
+    let space = load(plan, list, gpu, workspace)?;
+    let states = states(plan, list, space);
+    let Epilogue { params: merge, constants, gate, out, lse: out_lse } = epilogue(gpu, &outputs(plan, args), &states)?;
+    let kernel_args = Args {
+        params: AttentionParams::new(
+            plan,
+            [0, q_row, q_head],
+            [0, k_page, k_head, k_token],
+            [0, v_page, v_head, v_token],
+        ),
+        merge,
+        tables: space.tables,
+        q,
+        k,
+        v,
+        partials: states.states,
+        lse: states.lse,
+        arrivals: space.tables + tables::ARRIVALS as u64 * 4,
+        constants,
+        gate,
+        out,
+        out_lse,
+    };
+    let launched = gpu.launch(&Launch {
         kernel: &kernel,
         groups: list.items.len() * spec.num_kv_heads,
         threads: plan.tile.lanes,
         shared_bytes: memory.bytes,
         args: bytemuck::bytes_of(&kernel_args),
-    })?;
-    let (heads, chunks) = (spec.num_q_heads as u32, (spec.head_dim_v / CHUNK) as u32);
-    let states = States {
-        states: space.scratch,
-        lse,
-        strides: [heads * chunks, chunks],
-        lse_strides: [heads, 1],
-        tables: space.tables,
-        header: tables::MERGE_HEADER as u32,
-    };
-    launch_states(gpu, &outputs, &states)
+    });
+    if launched.is_err() {
+        // Some workgroups may have counted their arrival: the next run uploads the tables again.
+        workspace.forget();
+    }
+    launched
+}
+
+/// Merges the states that the last run of the plan left in `workspace` once more, by the merge's own kernel.
+pub(super) fn merge_again(
+    plan: &AttentionPlan,
+    gpu: &Arc<Gpu>,
+    args: &AttentionArgs<'_>,
+    workspace: &mut Workspace,
+) -> Result<()> {
+    let list = list(plan)?;
+    let space = load(plan, list, gpu, workspace)?;
+    launch_states(gpu, &outputs(plan, args), &states(plan, list, space))
 }

@@ -10,8 +10,9 @@
 //! ```
 //!
 //! `shift` is the position shift of the key's entry in the view: `R(p) R(k + shift)^T = R(p - shift) R(k)^T`, so keys
-//! stay as they are (Hogwild!, arXiv 2504.06261). On a device the call is one work-list launch and one
-//! [merge](crate::merge), however deep the views nest. A row that sees nothing gives `out = 0`, `lse = -inf`.
+//! stay as they are (Hogwild!, arXiv 2504.06261). The call is one work-list launch, however deep the views nest: on CUDA
+//! the workgroup that writes the last partial state of a row [merges](crate::merge) it, on WebGPU a second launch does.
+//! A row that sees nothing gives `out = 0`, `lse = -inf`.
 
 #[cfg(feature = "cuda")]
 mod cuda;
@@ -58,6 +59,17 @@ impl AttentionPlan {
             #[cfg(feature = "cuda")]
             Device::Cuda(gpu) => cuda::warm_up(self, gpu, workspace),
             _ => Ok(()),
+        }
+    }
+
+    /// Merges the partial states of the last run once more, in a launch of their own, for tests: the same bits.
+    #[doc(hidden)]
+    #[cfg(feature = "cuda")]
+    pub fn merge_again(&self, args: &AttentionArgs<'_>, workspace: &mut Workspace) -> Result<()> {
+        args.validate(self)?;
+        match &self.device {
+            Device::Cuda(gpu) => cuda::merge_again(self, gpu, args, workspace),
+            other => Err(crate::Error::invalid(problem::OP, "plan", "one made for CUDA", other)),
         }
     }
 

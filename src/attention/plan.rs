@@ -33,6 +33,8 @@ pub(crate) enum Work {
 pub struct Stats {
     /// Keys of a tile.
     pub tile_keys: usize,
+    /// Query vectors of a tile: rows times heads of a group.
+    pub tile_queries: usize,
     /// K/V tiles loaded, over all KV heads.
     pub tiles_loaded: u64,
     /// K/V tiles that would be loaded if every view had its own copy of everything it sees.
@@ -81,7 +83,11 @@ impl AttentionPlan {
     pub fn stats(&self) -> Stats {
         match &self.work {
             Work::Views(_) => Stats::default(),
-            Work::List(list) => Stats { tile_keys: self.tile.keys, ..list.stats(self.spec.num_kv_heads) },
+            Work::List(list) => Stats {
+                tile_keys: self.tile.keys,
+                tile_queries: self.tile.queries,
+                ..list.stats(self.spec.num_kv_heads)
+            },
         }
     }
 
@@ -106,7 +112,7 @@ impl std::fmt::Display for AttentionPlan {
                 )?;
                 match &self.device {
                     #[cfg(feature = "cuda")]
-                    Device::Cuda(_) => write!(f, "; 2 launches, {}", super::cuda::describe(self, list)),
+                    Device::Cuda(_) => write!(f, "; 1 launch, {}", super::cuda::describe(self, list)),
                     _ => Ok(()),
                 }
             }

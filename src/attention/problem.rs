@@ -100,7 +100,8 @@ pub struct AttentionArgs<'a> {
     pub constants: &'a LayerConstants,
     /// Gates `[rows, num_q_heads, head_dim_v]` of the layer's dtype, iff the layer has a gate.
     pub gate: Option<&'a Tensor>,
-    /// Output `[rows, num_q_heads, head_dim_v]` of the layer's dtype.
+    /// Output `[rows, num_q_heads, head_dim_v]` of the layer's dtype. On CUDA it lies apart from what is read, or exactly
+    /// in the place of `q` or `gate`.
     pub out: &'a Tensor,
     /// Natural-log sums `[rows, num_q_heads]`, f32, sinks included.
     pub lse: Option<&'a Tensor>,

@@ -6,6 +6,9 @@ use crate::layer::LayerSpec;
 /// Words of the table header; see `shaders/attention.wgsl`.
 const HEADER_WORDS: usize = 12;
 
+/// First word of the counters of arrivals, one per row and KV head, where the launch also merges.
+pub(crate) const ARRIVALS: usize = HEADER_WORDS;
+
 /// First word of the merge's header: the last four of ours.
 pub(crate) const MERGE_HEADER: usize = HEADER_WORDS - 4;
 
@@ -19,9 +22,10 @@ pub(crate) fn scratch_words(list: &WorkList, spec: &LayerSpec) -> usize {
     lse_base(list, spec) + list.num_partials as usize * spec.num_q_heads
 }
 
-/// All tables behind the header. Every word but the merge header's numbers is what `shaders/attention.wgsl` names.
-pub(crate) fn words(list: &WorkList, spec: &LayerSpec, num_rows: usize) -> Vec<u32> {
-    let mut words = vec![0; HEADER_WORDS];
+/// All tables behind the header and `num_counters` zeros. Every word but these and the merge header's numbers is what
+/// `shaders/attention.wgsl` names.
+pub(crate) fn words(list: &WorkList, spec: &LayerSpec, num_rows: usize, num_counters: usize) -> Vec<u32> {
+    let mut words = vec![0; HEADER_WORDS + num_counters];
     let rules = words.len();
     words.extend(rule_words(spec));
     let item_rows = words.len();

@@ -56,6 +56,7 @@ pub(super) fn covering_variants() -> Vec<Variant> {
         split_tiles: 10,
         subgroup,
         is_spread: lanes < 128,
+        merges: false,
         reason: "",
     };
     let tiles = [tile(32, 0), tile(64, 0), tile(128, 0), tile(16, 4), tile(32, 8), tile(64, 16)];
@@ -95,7 +96,7 @@ pub(super) fn encode(
     let k: [u32; 4] = chunks(OP, "k", args.k)?;
     let v: [u32; 4] = chunks(OP, "v", args.v)?;
     let params = AttentionParams::new(plan, q, k, v);
-    let w = workspace.load(OP, gpu, plan.id, scratch * 4, || tables::words(list, spec, plan.num_rows))?;
+    let w = workspace.load(OP, gpu, plan.id, scratch * 4, || tables::words(list, spec, plan.num_rows, 0))?;
     use Access::{Read, ReadWrite};
     let kernel = gpu.kernel(
         &variant(spec, &plan.tile, list.has_gap, !list.shifts.is_empty()),

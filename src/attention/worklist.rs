@@ -30,6 +30,8 @@ pub(crate) struct Tile {
     /// Whether the driver gives each of its threads a contiguous part of the workgroups, so that long items must be
     /// spread over the list; otherwise they come first.
     pub is_spread: bool,
+    /// Whether the launch also merges: then rows that see nothing need an item too.
+    pub merges: bool,
     pub reason: &'static str,
 }
 
@@ -43,6 +45,7 @@ impl Tile {
             split_tiles: 10,
             subgroup: 0,
             is_spread,
+            merges: false,
             reason,
         };
         match device {
@@ -266,6 +269,9 @@ impl WorkList {
             }
         }
         list.merge_lists(first_row as usize, &merges);
+        if tile.merges {
+            list.push_blind_rows(rows_per_tile);
+        }
         list.order_items(tile);
         Ok(list)
     }
@@ -398,6 +404,18 @@ impl WorkList {
         }
         self.indptr = indptr;
         self.index = lists.into_iter().map(|(_, partial)| partial).collect();
+    }
+
+    /// Items without runs, for the rows that have no state.
+    fn push_blind_rows(&mut self, rows_per_tile: u32) {
+        let blind = |ends: &[u32]| ends[0] == ends[1];
+        let rows: Vec<u32> =
+            (0..).zip(self.indptr.windows(2)).filter(|(_, ends)| blind(ends)).map(|(r, _)| r).collect();
+        for tile in rows.chunks(rows_per_tile as usize) {
+            let (first_row, first_run) = (self.item_rows.len() as u32, self.runs.len() as u32);
+            self.items.push([first_row, tile.len() as u32, first_run, 0, 0, 0, 0, 0]);
+            self.item_rows.extend(tile.iter().map(|&row| [row, 0, 0, 0, 0, 0, 0, 0]));
+        }
     }
 
     pub fn stats(&self, num_kv_heads: usize) -> Stats {

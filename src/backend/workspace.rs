@@ -126,6 +126,11 @@ impl Workspace {
 
 #[cfg(feature = "cuda")]
 impl Workspace {
+    /// What the workspace holds is no plan's any more: the next run uploads its tables again.
+    pub(crate) fn forget(&mut self) {
+        self.plan_id = 0;
+    }
+
     /// As [`Workspace::load`], on a CUDA device. While the stream is being captured nothing can be uploaded: a plan is
     /// warmed up before.
     pub(crate) fn load_cuda(

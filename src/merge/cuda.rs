@@ -70,8 +70,16 @@ fn lse_place(gpu: &Arc<Gpu>, argument: &'static str, lse: &Tensor) -> Result<(u6
     }
 }
 
-/// Launches the merge over states that may be a tensor's or another operation's scratch memory.
-pub(crate) fn launch_states(gpu: &Arc<Gpu>, outputs: &Outputs<'_>, states: &States) -> Result<()> {
+/// What a kernel that ends in a merge needs besides the states: params and addresses.
+pub(crate) struct Epilogue {
+    pub params: MergeParams,
+    pub constants: u64,
+    pub gate: u64,
+    pub out: u64,
+    pub lse: u64,
+}
+
+pub(crate) fn epilogue(gpu: &Arc<Gpu>, outputs: &Outputs<'_>, states: &States) -> Result<Epilogue> {
     let spec = outputs.spec;
     let heads = outputs.rows.saturating_mul(spec.num_q_heads);
     if heads > u32::MAX as usize {
@@ -91,16 +99,16 @@ pub(crate) fn launch_states(gpu: &Arc<Gpu>, outputs: &Outputs<'_>, states: &Stat
         lse: from_start(lse_strides),
         header: states.header,
     };
-    let args = Args {
-        params: MergeParams::new(outputs, &places),
-        states: states.states,
-        state_lse: states.lse,
-        tables: states.tables,
-        constants: outputs.constants.buffer.block(gpu, OP, "constants")?.address(),
-        gate,
-        out,
-        lse,
-    };
+    let constants = outputs.constants.buffer.block(gpu, OP, "constants")?.address();
+    Ok(Epilogue { params: MergeParams::new(outputs, &places), constants, gate, out, lse })
+}
+
+/// Launches the merge over states that may be a tensor's or another operation's scratch memory.
+pub(crate) fn launch_states(gpu: &Arc<Gpu>, outputs: &Outputs<'_>, states: &States) -> Result<()> {
+    let spec = outputs.spec;
+    let Epilogue { params, constants, gate, out, lse } = epilogue(gpu, outputs, states)?;
+    let args =
+        Args { params, states: states.states, state_lse: states.lse, tables: states.tables, constants, gate, out, lse };
     gpu.launch(&Launch {
         kernel: &*gpu.kernel(&variant(spec.head_dim_v, spec.dtype))?,
         groups: blocks(spec, outputs.rows),
