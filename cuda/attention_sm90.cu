@@ -105,17 +105,20 @@ DEVICE void load_queries(Shared& shared, u32 consumer, const Item& item, const A
 // s = Q K^T, once the keys are there.
 DEVICE void issue_scores(f32 (&s)[KEY_TILES][4], Shared& shared, u32 consumer, u32 tile) {
     Ring& ring = shared.ring;
-    mbarrier_wait(ring.keys_full[tile % STAGES], parity_of(tile));
+    const u32 stage = stage_of(ring, tile);
+    mbarrier_wait(ring.keys_full[stage], parity_of(tile));
     fence_proxy_async();
     wgmma_fence();
-    const u64 keys = KeyPanels::k_major(shared_address(ring.keys[tile % STAGES]));
-    const u64 queries = QueryPanels::k_major(shared_address(shared.queries[consumer]));
+    const u64 keys = KeyPanels::k_major(shared_address(ring.keys[stage]));
+    // With one stage nothing is kept from tile to tile, the number of the consumer neither (ring.cuh).
+    const u32 own = STAGES == 1 ? shuffle(thread_of_tile() / WARPGROUP, 0) : consumer;
+    const u64 queries = QueryPanels::k_major(shared_address(shared.queries[own]));
 #pragma unroll
     for (u32 part = 0; part < QUERY_PARTS; part++) {
-        const u64 own = wgmma_step(queries, part * QueryPanels::BYTES);
+        const u64 some = wgmma_step(queries, part * QueryPanels::BYTES);
 #pragma unroll
         for (u32 step = 0; step < HEAD_DIM / 16; step++) {
-            wgmma(q_t{}, s, QueryPanels::k_major(own, step), KeyPanels::k_major(keys, step), part + step != 0);
+            wgmma(q_t{}, s, QueryPanels::k_major(some, step), KeyPanels::k_major(keys, step), part + step != 0);
         }
     }
     wgmma_commit();
@@ -146,10 +149,11 @@ DEVICE void split(u32 (&p)[KEY_STEPS * WEIGHT_PARTS][4], const f32 (&s)[KEY_TILE
 // out += P V, once the values are there.
 DEVICE void issue_outputs(f32 (&out)[VALUE_TILES][4], const u32 (&p)[KEY_STEPS * WEIGHT_PARTS][4], Ring& ring,
                           u32 tile) {
-    mbarrier_wait(ring.values_full[tile % STAGES], parity_of(tile));
+    const u32 stage = stage_of(ring, tile);
+    mbarrier_wait(ring.values_full[stage], parity_of(tile));
     fence_proxy_async();
     wgmma_fence();
-    const u64 values = ValuePanels::mn_major(shared_address(ring.values[tile % STAGES]));
+    const u64 values = ValuePanels::mn_major(shared_address(ring.values[stage]));
 #pragma unroll
     for (u32 step = 0; step < KEY_STEPS; step++) {
 #pragma unroll
@@ -209,7 +213,7 @@ DEVICE void pass(Shared& shared, u32 consumer, State& state, f32 (&s)[KEY_TILES]
     issue_scores(s, shared, consumer, state.tile);
     wgmma_wait<0>();
     wgmma_hold(s);
-    release(ring.keys_empty[state.tile % STAGES]);
+    release(ring.keys_empty[stage_of(ring, state.tile)]);
     soften(s, state, shrink, item, args);
     split(p, s);
 #pragma unroll 1
@@ -221,12 +225,12 @@ DEVICE void pass(Shared& shared, u32 consumer, State& state, f32 (&s)[KEY_TILES]
         issue_outputs(state.out, p, ring, state.tile - 1);
         wgmma_wait<1>();
         wgmma_hold(s);
-        release(ring.keys_empty[state.tile % STAGES]);
+        release(ring.keys_empty[stage_of(ring, state.tile)]);
         soften(s, state, shrink, item, args);
         wgmma_wait<0>();
         wgmma_hold(state.out);
         wgmma_hold(p);
-        release(ring.values_empty[(state.tile - 1) % STAGES]);
+        release(ring.values_empty[stage_of(ring, state.tile - 1)]);
         rescale(state.out, shrink);
         split(p, s);
     }
@@ -235,7 +239,7 @@ DEVICE void pass(Shared& shared, u32 consumer, State& state, f32 (&s)[KEY_TILES]
     issue_outputs(state.out, p, ring, state.tile);
     wgmma_wait<0>();
     wgmma_hold(state.out);
-    release(ring.values_empty[state.tile % STAGES]);
+    release(ring.values_empty[stage_of(ring, state.tile)]);
     state.tile++;
 }
 
@@ -252,13 +256,13 @@ DEVICE void careful_pass(Shared& shared, u32 consumer, State& state, f32 (&s)[KE
         issue_scores(s, shared, consumer, state.tile);
         wgmma_wait<0>();
         wgmma_hold(s);
-        release(ring.keys_empty[state.tile % STAGES]);
+        release(ring.keys_empty[stage_of(ring, state.tile)]);
         soften(s, state, shrink, item, args);
         rescale(state.out, shrink);
         split(p, s);
-        mbarrier_wait(ring.values_full[state.tile % STAGES], parity_of(state.tile));
+        mbarrier_wait(ring.values_full[stage_of(ring, state.tile)], parity_of(state.tile));
         const u32 query = query_of(thread_of_tile());
-        u8* values = ring.values[state.tile % STAGES];
+        u8* values = ring.values[stage_of(ring, state.tile)];
         const Sight sight =
             sight_of(args.tables, item.rows, item.num_queries, query, args.tables + state.cursor.run);
         const Gap gap = gap_of(args.tables, item.rows, item.num_queries, query);
@@ -280,7 +284,7 @@ DEVICE void careful_pass(Shared& shared, u32 consumer, State& state, f32 (&s)[KE
         wgmma_wait<0>();
         wgmma_hold(state.out);
         wgmma_hold(p);
-        release(ring.values_empty[state.tile % STAGES]);
+        release(ring.values_empty[stage_of(ring, state.tile)]);
         has_next = step(state, item, args);
     }
 }

@@ -3,12 +3,7 @@
 //           P = exp2(S - m'), O = O * exp2(m - m') + P V, l = l * exp2(m - m') + sum P; then O / l and ln sum.
 // Shapes    q [row, num_q_heads, head dim]; k, v [page, num_kv_heads, page_size, dim];
 //           partial [state, num_q_heads, value dim] f32, then lse [state, num_q_heads] f32.
-// Tables    header [num_items, items, item_rows, runs, pages, shifts, rules, lse, merge header x 4];
-//           item     [rows_begin, num_rows, runs_begin, num_runs, pages_begin, first state, 0, 0];
-//           item row [row, slot, slot of token 0, first token seen, end of tokens seen, shift + 1 or 0, gap begin, gap end];
-//           run      [first token, end token, full, span start, span end, rule, first token
-//           that any row sees, 0]; rule [birth kind, 3 operands, death
-//           kind, operand, 0, 0]. A run lies in one span; its tiles of keys start at multiples of the tile from the span.
+// Tables    see common/work_list.wgsl.
 // Grid      one workgroup per (item, KV head), folded to two dimensions. A tile is (rows x heads of the group) x keys.
 // Lanes     lane = (query group, key group). Scores: QUERIES_PER_LANE x KEYS_PER_LANE in registers. Values: the key
 //           group owns every 8th chunk of the output. Softmax: a query is one lane's. Queries never mix, so that a
@@ -18,32 +13,7 @@
 //           HAS_SOFT_CAP, HAS_GAP, HAS_SHIFT, PAIRS_ARE_HALVES, ROPE_FIRST, ROPE_PAIRS; storage q, k, v.
 // #include "common/dtype.wgsl"
 // #include "common/lifetime.wgsl"
-
-struct AttentionParams {
-    num_q_heads: u32,
-    num_kv_heads: u32,
-    q_offset: u32,
-    q_row_stride: u32,
-    q_head_stride: u32,
-    k_offset: u32,
-    k_page_stride: u32,
-    k_head_stride: u32,
-    k_token_stride: u32,
-    v_offset: u32,
-    v_page_stride: u32,
-    v_head_stride: u32,
-    v_token_stride: u32,
-    score_scale: f32,
-    cap_scale: f32,
-    page_size: u32,
-}
-
-@group(0) @binding(0) var<uniform> params: AttentionParams;
-@group(0) @binding(1) var<storage, read> q: array<q_chunk>;
-@group(0) @binding(2) var<storage, read> k: array<k_chunk>;
-@group(0) @binding(3) var<storage, read> v: array<v_chunk>;
-@group(0) @binding(4) var<storage, read> tables: array<u32>;
-@group(0) @binding(5) var<storage, read_write> partials: array<f32>;
+// #include "common/work_list.wgsl"
 
 const QUERIES: u32 = LANES / KEY_GROUPS * QUERIES_PER_LANE;
 const KEYS: u32 = KEY_GROUPS * KEYS_PER_LANE;
@@ -51,11 +21,6 @@ const KEYS: u32 = KEY_GROUPS * KEYS_PER_LANE;
 const KEY_STRIDE: u32 = KEYS + 1u;
 // Output chunks of a lane; the last may lie beyond the value dim and is not written.
 const LANE_CHUNKS: u32 = (VALUE_CHUNKS + KEY_GROUPS - 1u) / KEY_GROUPS;
-const LN_2: f32 = 0.6931471805599453;
-// Below every score.
-const NOTHING: f32 = -1e30;
-// A weight that says "not seen": weights of seen keys are never negative.
-const UNSEEN: f32 = -1.0;
 
 // Scores, then weights, of the tile: [query][key].
 var<workgroup> weights: array<f32, QUERIES * KEY_STRIDE>;
@@ -70,63 +35,6 @@ var<workgroup> value_base: array<u32, KEYS>;
 var<workgroup> most: array<f32, QUERIES>;
 var<workgroup> total: array<f32, QUERIES>;
 var<workgroup> rescale: array<f32, QUERIES>;
-
-// tanh without overflow: beyond 15 it is 1 to f32.
-fn capped(x: f32) -> f32 {
-    return 1.0 - 2.0 / (exp2(clamp(x, -15.0, 15.0) * 2.8853900817779268) + 1.0);
-}
-
-// Lane `lane` of q turned back by the entry's position shift: R(-shift) q.
-fn shifted_lane(base: u32, lane: u32, x: f32, shift: u32) -> f32 {
-    let r = lane - ROPE_FIRST;
-    if lane < ROPE_FIRST || r >= 2u * ROPE_PAIRS {
-        return x;
-    }
-    var pair = r / 2u;
-    var is_second = (r & 1u) == 1u;
-    var other = ROPE_FIRST + (r ^ 1u);
-    if PAIRS_ARE_HALVES {
-        is_second = r >= ROPE_PAIRS;
-        pair = select(r, r - ROPE_PAIRS, is_second);
-        other = select(lane + ROPE_PAIRS, lane - ROPE_PAIRS, is_second);
-    }
-    let turn = tables[5] + ((shift - 1u) * ROPE_PAIRS + pair) * 2u;
-    let cosine = bitcast<f32>(tables[turn]);
-    let sine = bitcast<f32>(tables[turn + 1u]);
-    let y = unpack_q(q[base + other / 4u])[other % 4u];
-    return fma(x, cosine, select(y, -y, is_second) * sine);
-}
-
-fn query_chunk(base: u32, c: u32, shift: u32) -> vec4<f32> {
-    let x = unpack_q(q[base + c]);
-    if HAS_SHIFT {
-        if shift != 0u {
-            let d = c * 4u;
-            return vec4<f32>(
-                shifted_lane(base, d, x.x, shift),
-                shifted_lane(base, d + 1u, x.y, shift),
-                shifted_lane(base, d + 2u, x.z, shift),
-                shifted_lane(base, d + 3u, x.w, shift),
-            );
-        }
-    }
-    return x;
-}
-
-// Tokens [x, y) of a partial run that the row at `row` sees, its gap left aside.
-fn tokens_seen(row: u32, run: u32) -> vec2<u32> {
-    let slot = bitcast<i32>(tables[row + 1u]);
-    let base = bitcast<i32>(tables[row + 2u]);
-    let span = vec2<i32>(base + i32(tables[run + 3u]), base + i32(min(tables[run + 4u], tables[row + 4u])));
-    let slots = max(seen_slots(tables[6] + tables[run + 5u] * 8u, slot, span) - vec2<i32>(base), vec2<i32>(0));
-    return vec2<u32>(max(u32(slots.x), tables[row + 3u]), min(u32(slots.y), tables[row + 4u]));
-}
-
-// Whether `token` lies in the gap of the row at `row`.
-fn is_in_gap(row: u32, token: u32) -> bool {
-    let slot = bitcast<i32>(tables[row + 2u]) + i32(token);
-    return slot >= bitcast<i32>(tables[row + 6u]) && slot < bitcast<i32>(tables[row + 7u]);
-}
 
 @compute @workgroup_size(LANES)
 fn attention(
@@ -220,6 +128,10 @@ fn attention(
                     if !is_full {
                         tokens = seen[query];
                     }
+                    var gap = vec2<u32>(0u, 0u);
+                    if HAS_GAP {
+                        gap = tokens_in_gap(rows + min(query, num_queries - 1u) / GROUP * 8u);
+                    }
                     var greatest = NOTHING;
                     for (var j = 0u; j < KEYS_PER_LANE; j++) {
                         var score = scores[i * KEYS_PER_LANE + j] * params.score_scale;
@@ -229,7 +141,7 @@ fn attention(
                         let token = tile + j * KEY_GROUPS + key_group;
                         var is_seen = token >= tokens.x && token < tokens.y && token < run_end;
                         if HAS_GAP {
-                            is_seen = is_seen && !is_in_gap(rows + min(query, num_queries - 1u) / GROUP * 8u, token);
+                            is_seen = is_seen && !(token >= gap.x && token < gap.y);
                         }
                         score = select(NOTHING, score, is_seen);
                         weights[query * KEY_STRIDE + j * KEY_GROUPS + key_group] = score;

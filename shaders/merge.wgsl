@@ -7,7 +7,7 @@
 // Grid      one lane per (row, head), workgroups folded to two dimensions.
 // Numerics  f32, one rounding at the store. States are added in the order of index. No arithmetic on infinities: an
 //           empty state is known by the bits of its lse and skipped, so that its output may hold anything.
-// Constants LANES, VALUE_CHUNKS (value dim / 4); storage gate, out.
+// Constants LANES, VALUE_CHUNKS (value dim / 4), HAS_EPILOGUE (a norm or a gate); storage gate, out.
 // #include "common/dtype.wgsl"
 
 struct MergeParams {
@@ -86,6 +86,26 @@ fn norm_weight(c: u32) -> vec4<f32> {
     return select(x, x + 1.0, params.norm == 3u);
 }
 
+// Chunk 0 of a row's head.
+struct Place {
+    out: u32,
+    gate: u32,
+}
+
+fn write_chunk(place: Place, c: u32, merged: vec4<f32>, norm: f32) {
+    var x = merged;
+    if HAS_EPILOGUE {
+        x *= norm;
+        if params.norm >= 2u {
+            x *= norm_weight(c);
+        }
+        if params.has_gate != 0u {
+            x *= sigmoid(unpack_gate(gate[place.gate + c]));
+        }
+    }
+    out[place.out + c] = pack_out(x);
+}
+
 @compute @workgroup_size(LANES)
 fn merge(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -135,7 +155,7 @@ fn merge(
 
     // -- norm
     var norm = 1.0;
-    if params.norm != 0u {
+    if HAS_EPILOGUE && params.norm != 0u {
         var squares = vec4<f32>(0.0);
         for (var c = 0u; c < VALUE_CHUNKS; c++) {
             var x = weighted_chunk(first, many, head, most, c) * inverse;
@@ -148,22 +168,17 @@ fn merge(
         norm = 1.0 / sqrt(mean + params.norm_eps);
     }
 
-    // -- write out and lse
-    let out_base = params.out_offset + row * params.out_row_stride + head * params.out_head_stride;
-    let gate_base = params.gate_offset + row * params.gate_row_stride + head * params.gate_head_stride;
-    for (var c = 0u; c < VALUE_CHUNKS; c++) {
-        var x = weighted_chunk(first, many, head, most, c) * inverse;
-        if is_single {
-            x = states[single + c];
-        }
-        x *= norm;
-        if params.norm >= 2u {
-            x *= norm_weight(c);
-        }
-        if params.has_gate != 0u {
-            x *= sigmoid(unpack_gate(gate[gate_base + c]));
-        }
-        out[out_base + c] = pack_out(x);
+    // -- write out and lse: two loops, since a driver that masks lanes out instead of branching runs both arms of an `if`
+    let chunk_place = Place(
+        params.out_offset + row * params.out_row_stride + head * params.out_head_stride,
+        params.gate_offset + row * params.gate_row_stride + head * params.gate_head_stride,
+    );
+    let num_merged = select(VALUE_CHUNKS, 0u, is_single);
+    for (var c = 0u; c < num_merged; c++) {
+        write_chunk(chunk_place, c, weighted_chunk(first, last, head, most, c) * inverse, norm);
+    }
+    for (var c = num_merged; c < VALUE_CHUNKS; c++) {
+        write_chunk(chunk_place, c, states[single + c], norm);
     }
     if params.has_lse != 0u {
         let value = bitcast<u32>(most + log2(total) * LN_2);

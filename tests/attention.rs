@@ -249,6 +249,29 @@ fn cuda_takes_k_and_v_on_16_bytes() {
     }
 }
 
+/// On Hopper a plan says which kernel it takes, and where it is not the one made for it.
+#[test]
+fn a_plan_names_its_kernel() {
+    use colatent::attention::{AttentionPlan, AttentionProblem};
+    for device in harness::devices().iter().filter(|d| d.to_string().contains("sm_90a")) {
+        for (dtype, dims, is_served) in [
+            (DType::BF16, (64, 64), true),
+            (DType::F16, (192, 128), true),
+            (DType::F32, (64, 64), false),
+            (DType::BF16, (72, 72), false),
+        ] {
+            let spec = Case { dtypes: (dtype, dtype), dims, ..Case::PLAIN }.spec();
+            let mut cache = KvCache::new(16, 1).unwrap();
+            let view = cache.create();
+            let rows = [QueryRows::from(cache.append(view, Modality::Text, 2).unwrap())];
+            let problem = AttentionProblem { spec: &spec, cache: &cache, rows: &rows };
+            let text = AttentionPlan::new(device, &problem).unwrap().to_string();
+            let said = if is_served { "kernel attention_sm90," } else { "kernel attention (no attention_sm90" };
+            assert!(text.contains(said), "{dtype} {dims:?}: {text}");
+        }
+    }
+}
+
 /// Constants of another layer kind would be read past their end.
 #[test]
 fn constants_of_another_layer_kind_are_refused() {

@@ -1,6 +1,7 @@
 //! An engine's own `wgpu` device, buffers and encoder: attention is encoded, the engine submits. And memory of another
 //! device is refused by name.
 #![cfg(feature = "webgpu")]
+mod harness;
 
 use colatent::attention::{AttentionArgs, AttentionPlan, AttentionProblem, QueryRows};
 use colatent::kv::{KvCache, Modality};
@@ -9,28 +10,6 @@ use colatent::{Buffer, DType, Device, Error, Tensor, Workspace, wgpu};
 
 const PAGES: usize = 4;
 const PAGE_SIZE: usize = 16;
-
-fn wgpu_device() -> Option<(wgpu::Device, wgpu::Queue, wgpu::AdapterInfo)> {
-    let mut desc = wgpu::InstanceDescriptor::new_without_display_handle();
-    desc.backends = wgpu::Backends::PRIMARY;
-    let instance = wgpu::Instance::new(desc);
-    let adapter = pollster_block_on(instance.enumerate_adapters(wgpu::Backends::PRIMARY)).into_iter().next()?;
-    // WebGPU's default limits: 8 storage buffers, 16 KiB of workgroup memory, 256 invocations.
-    let (device, queue) = pollster_block_on(adapter.request_device(&wgpu::DeviceDescriptor::default())).ok()?;
-    Some((device, queue, adapter.get_info()))
-}
-
-/// The futures of `wgpu` on native back-ends are ready at once or after a poll of their own.
-fn pollster_block_on<F: std::future::Future>(future: F) -> F::Output {
-    let mut future = std::pin::pin!(future);
-    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-    loop {
-        if let std::task::Poll::Ready(value) = future.as_mut().poll(&mut context) {
-            return value;
-        }
-        std::thread::yield_now();
-    }
-}
 
 fn numbers(n: usize, step: usize) -> Vec<f32> {
     (0..n).map(|i| ((i * step) % 101) as f32 / 50.0 - 1.0).collect()
@@ -57,7 +36,7 @@ fn memory(device: &Device, spec: &LayerSpec, rows: usize, buffer: Buffer) -> [Te
 
 #[test]
 fn an_engine_encodes_and_submits() {
-    let Some((engine, queue, info)) = wgpu_device() else {
+    let Some((engine, queue, info)) = harness::wgpu_device() else {
         assert!(!std::env::var("COLATENT_REQUIRE").unwrap_or_default().contains("webgpu"), "no adapter");
         eprintln!("SKIPPED on webgpu: no adapter");
         return;

@@ -2,7 +2,8 @@
 //! whole path from the projections to what enters the output projection.
 //! Planted and seen red: a window one key too wide in the kernel, an image born at the key's slot in the definition
 //! (mask and path); outputs not rescaled when the maximum grows (path); exponents of an axial rotation over both axes,
-//! YaRN's factor left out (path); chunks counted from slot 1 (mask, path, attention alone).
+//! YaRN's factor left out (path); chunks counted from slot 1 (mask, path, attention alone); one token too many seen in
+//! the shader for subgroups (mask and path).
 mod harness;
 
 use colatent::attention::{AttentionArgs, AttentionPlan, AttentionProblem, QueryRows};

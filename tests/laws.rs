@@ -13,7 +13,7 @@ use colatent::kv::{Join, KvCache, Modality, ViewId};
 use colatent::layer::LayerSpec;
 use colatent::{DType, Device};
 use harness::scene::{Answer, Case, Kind, Mask, run, run_rows};
-use harness::{compare, devices};
+use harness::{bare_devices, compare, devices};
 use proptest::prelude::*;
 
 #[path = "laws/positions.rs"]
@@ -47,7 +47,7 @@ fn dims(dtype: DType) -> (usize, usize) {
 }
 
 fn gpus() -> impl Iterator<Item = &'static Device> {
-    devices().iter().filter(|d| d.kind() != "reference")
+    bare_devices().iter().filter(|d| d.kind() != "reference")
 }
 
 /// Rows of an answer, so that agents can be compared one by one.

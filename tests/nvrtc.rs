@@ -1,12 +1,16 @@
-//! Every CUDA variant compiles for every architecture, on a machine without any GPU: no errors, no spills, no local
-//! memory, no warnings of the assembler about what it could not do (C75xx). Prints a table of registers and shared
-//! memory. Needs NVRTC; its absence is a printed skip, and a failure when `COLATENT_REQUIRE` names `nvrtc`.
+//! Every CUDA variant, those of every preset included, compiles for every architecture, on a machine without any GPU: no
+//! errors, no spills, no local memory, no warnings of the assembler about what it could not do (C75xx). Prints a table of
+//! registers and shared memory. Needs NVRTC; its absence is a printed skip, and a failure when `COLATENT_REQUIRE` names
+//! `nvrtc`.
 //! Planted and seen red: a local array indexed at run time (local memory); a misspelt function (error).
 #![cfg(feature = "cuda")]
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+
+use colatent::DType;
+use colatent::layer::LayerSpec;
 
 /// Ampere (server and desktop), Ada, Hopper, Blackwell (server and desktop); `COLATENT_NVRTC_TARGETS` narrows the list.
 fn targets() -> Vec<String> {
@@ -67,6 +71,15 @@ fn every_variant_compiles_for_every_architecture() {
     variants.extend(colatent::kv_append::cuda_variants());
     variants.extend(colatent::merge::cuda_variants());
     variants.extend(colatent::sampling::cuda_variants());
+    // Published layer kinds as they are served: 16-bit storage. Many share a variant, with each other or with the above.
+    for preset in LayerSpec::presets().iter().filter(|p| p.validate("preset").is_ok()) {
+        let spec = LayerSpec { dtype: DType::BF16, kv_dtype: DType::BF16, ..preset.clone() };
+        for variant in [colatent::attention::cuda_variant_of(&spec), colatent::kv_append::cuda_variant_of(&spec)] {
+            if variants.iter().all(|known| known.0 != variant.0) {
+                variants.push(variant);
+            }
+        }
+    }
     let targets = targets();
     // Warpgroups exist on Hopper only.
     let hopper = colatent::attention::cuda_variants_sm90();

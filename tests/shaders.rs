@@ -7,7 +7,8 @@ use naga::valid::{Capabilities, ValidationFlags, Validator};
 
 fn translate(name: &str, wgsl: &str) -> Result<(), String> {
     let module = naga::front::wgsl::parse_str(wgsl).map_err(|e| format!("{name}: {}", e.emit_to_string(wgsl)))?;
-    let mut validator = Validator::new(ValidationFlags::all(), Capabilities::SHADER_FLOAT16_IN_FLOAT32);
+    let mut validator =
+        Validator::new(ValidationFlags::all(), Capabilities::SHADER_FLOAT16_IN_FLOAT32 | Capabilities::SUBGROUP);
     let info = validator.validate(&module).map_err(|e| format!("{name}: {}", e.emit_to_string(wgsl)))?;
     let bytes: u32 = module
         .global_variables

@@ -31,6 +31,8 @@ impl Clock {
             "webgpu" => (Device::webgpu()?, None),
             #[cfg(feature = "cuda-sim")]
             "cuda-sim" => (Device::cuda_sim()?, None),
+            #[cfg(feature = "cuda-sim")]
+            "cuda-sim-90" => (Device::cuda_sim_arch(9, 0)?, None),
             _ => {
                 Device::cuda()?; // an absent driver is an error here; cudarc would panic
                 let stream = CudaContext::new(0).and_then(|c| c.new_stream()).map_err(failed)?;

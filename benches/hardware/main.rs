@@ -1,7 +1,7 @@
 //! The shapes by which devices and other libraries are compared, one JSON row each on stdout.
 //!
 //! ```text
-//! cargo bench --bench hardware -- [--device cuda|cuda-sim|webgpu] [--scale N] [--only TEXT]
+//! cargo bench --bench hardware -- [--device cuda|cuda-sim|cuda-sim-90|webgpu] [--scale N] [--only TEXT]
 //! ```
 //! On CUDA times come from events around launches that are queued behind other work: `warm_us` is a run of a captured
 //! graph, `cold_us` a run after the level-2 cache was overwritten; both are medians and include the merge. `plan_us` is

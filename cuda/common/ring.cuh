@@ -14,7 +14,15 @@ struct Ring {
     u8 values[STAGES][ValuePanels::BYTES];
     Mbarrier keys_full[STAGES], keys_empty[STAGES];
     Mbarrier values_full[STAGES], values_empty[STAGES];
+    // 0, which a compiler that sees one stage does not know.
+    u32 first;
 };
+
+// The stage of tile number `tile`. Of a single one all addresses are constants, and a compiler keeps each in a register
+// over the loop rather than add it up where it is used; there is none left.
+DEVICE u32 stage_of(const Ring& ring, u32 tile) {
+    return STAGES == 1 ? ring.first : tile % STAGES;
+}
 
 // The phase in which stage `tile % STAGES` is filled for tile number `tile`, and emptied by it.
 DEVICE u32 parity_of(u32 tile) {
@@ -22,6 +30,7 @@ DEVICE u32 parity_of(u32 tile) {
 }
 
 DEVICE void init_ring(Ring& ring, u32 consumer_warps) {
+    ring.first = 0;
     for (u32 i = 0; i < STAGES; i++) {
         mbarrier_init(ring.keys_full[i], WARPGROUP);
         mbarrier_init(ring.values_full[i], WARPGROUP);

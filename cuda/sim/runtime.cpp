@@ -258,45 +258,6 @@ static void run_fiber() {
     abort();
 }
 
-// In builds without ASan a canary behind shared memory stands in for its red zone.
-static void check_canary(Worker& w, u32 block) {
-#ifndef COLATENT_SIM_ASAN
-    const u8* end = w.shared + w.launch->shared_bytes;
-    for (u64 i = 0; i < CANARY_BYTES; i++) {
-        if (end[i] != CANARY && w.error[0] == 0) {
-            snprintf(w.error, ERROR_BYTES, "%s: block %u: a write %llu bytes past the end of shared memory (%u bytes)",
-                     w.launch->kernel, block, i, w.launch->shared_bytes);
-        }
-    }
-#else
-    (void)w, (void)block;
-#endif
-}
-
-static void prepare_shared(Worker& w) {
-    const u64 bytes = w.launch->shared_bytes;
-#ifdef COLATENT_SIM_ASAN
-    void* fresh = nullptr;
-    if (posix_memalign(&fresh, 1024, bytes) != 0) {
-        abort();
-    }
-    w.shared = static_cast<u8*>(fresh);
-    memset(w.shared, 0xFF, bytes);
-#else
-    if (w.shared == nullptr || w.shared_capacity < bytes) {
-        void* fresh = nullptr;
-        free(w.shared);
-        if (posix_memalign(&fresh, 1024, bytes + CANARY_BYTES) != 0) {
-            abort();
-        }
-        w.shared = static_cast<u8*>(fresh);
-        w.shared_capacity = bytes;
-    }
-    memset(w.shared, 0xFF, bytes);
-    memset(w.shared + bytes, CANARY, CANARY_BYTES);
-#endif
-}
-
 static void run_block(Worker& w, u32 block) {
     Launch& launch = *w.launch;
     prepare_shared(w);

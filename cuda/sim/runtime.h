@@ -213,6 +213,10 @@ void jitter(Fiber& f);
 bool arrive(Fiber& f, Op op, u32 line);
 void release_warp(Fiber& f);
 
+// Shared memory of a block, before and after it runs.
+void prepare_shared(Worker& w);
+void check_canary(Worker& w, u32 block);
+
 bool in_shared(const Fiber& f, const void* address, u64 bytes);
 
 // For TSan: bytes read or written by the running thread in the statement that `caller` returns to.

@@ -70,7 +70,16 @@ pub(super) fn tile(arch: Arch, spec: &LayerSpec) -> Tile {
         (false, false) => (32, "f32 or mixed types"),
         (false, true) => (16, "f32 or mixed types, heads above 128"),
     };
-    Tile { lanes: THREADS, queries: QUERIES, keys, split_tiles: 512 / keys, is_spread: false, merges: true, reason }
+    Tile {
+        lanes: THREADS,
+        queries: QUERIES,
+        keys,
+        split_tiles: 512 / keys,
+        subgroup: 0,
+        is_spread: false,
+        merges: true,
+        reason,
+    }
 }
 
 /// How often a layer kind's tiles fit into shared memory, as `cuda/common/tile.cuh` lays them out.
@@ -127,6 +136,11 @@ fn variant(arch: Arch, spec: &LayerSpec, has_gap: bool, has_shift: bool) -> (Var
     (variant, memory)
 }
 
+/// The portable variant of a layer kind, without gaps and shifts.
+pub(super) fn portable_variant(spec: &LayerSpec) -> Variant {
+    variant(Arch { major: 8, minor: 0 }, spec, false, false).0
+}
+
 /// One variant for each value of each constant, and the tiles that registers limit with everything on: what offline
 /// compilation compiles, for any architecture.
 pub(super) fn covering_variants() -> Vec<Variant> {
@@ -155,19 +169,20 @@ pub(super) fn covering_variants() -> Vec<Variant> {
     all
 }
 
-/// The same of the kernel for Hopper: every head dim and type, plain and with everything.
+/// The same of the kernel for Hopper: all head dims with all flags, since its registers are all in use.
 pub(super) fn covering_variants_sm90() -> Vec<Variant> {
     use crate::layer::Rope;
     let mut all = Vec::new();
     for (i, (dim, dim_v)) in sm90::HEAD_DIMS.into_iter().enumerate() {
-        for (j, dtype) in [DType::F16, DType::BF16].into_iter().enumerate() {
-            for has_all in [false, true] {
-                let mut spec = LayerSpec::new([1, 8, 5][(i + j) % 3], 1, dim);
-                (spec.head_dim_v, spec.dtype, spec.kv_dtype) = (dim_v, dtype, dtype);
-                spec.soft_cap = has_all.then_some(50.0);
-                spec.rope = Some(Rope::plain(dim, 1e4, [Pairing::Half, Pairing::Adjacent][(i + j) % 2]));
-                all.push(variant(Arch { major: 9, minor: 0 }, &spec, has_all, has_all).0);
-            }
+        for flags in 0..8 {
+            let [cap, gap, shift] = [1, 2, 4].map(|bit| flags & bit != 0);
+            let mut spec = LayerSpec::new([1, 8, 5][(i + flags) % 3], 1, dim);
+            spec.head_dim_v = dim_v;
+            spec.dtype = [DType::F16, DType::BF16][(i + flags) % 2];
+            spec.kv_dtype = spec.dtype;
+            spec.soft_cap = cap.then_some(50.0);
+            spec.rope = Some(Rope::plain(dim, 1e4, [Pairing::Half, Pairing::Adjacent][flags / 2 % 2]));
+            all.push(variant(Arch { major: 9, minor: 0 }, &spec, gap, shift).0);
         }
     }
     all
@@ -190,7 +205,8 @@ pub(super) fn describe(plan: &AttentionPlan, list: &WorkList) -> String {
     let (variant, memory) = plan_variant(plan, list);
     let (arch, spec) = (plan_arch(plan), &plan.spec);
     // Why a card for which there is a kernel of its own runs the portable one.
-    let why = if arch.major == 9 && !sm90::serves(arch, spec) { ", for which there is no attention_sm90" } else { "" };
+    let why =
+        if arch.major == 9 && !sm90::serves(arch, spec) { " (no attention_sm90 for this layer kind)" } else { "" };
     let (kernel, options) = (variant.kernel, variant.options());
     format!("kernel {kernel}{why}, {} bytes of shared memory, {} stages ({options})", memory.bytes, memory.stages)
 }

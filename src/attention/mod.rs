@@ -110,3 +110,11 @@ pub fn cuda_variants() -> Vec<(String, String)> {
 pub fn cuda_variants_sm90() -> Vec<(String, String)> {
     cuda::covering_variants_sm90().iter().map(|v| (format!("attention_sm90 {}", v.options()), v.cuda())).collect()
 }
+
+/// The portable variant of a layer kind as `(name, CUDA C++)`, without gaps and shifts, for offline compilation.
+#[doc(hidden)]
+#[cfg(feature = "cuda")]
+pub fn cuda_variant_of(spec: &crate::layer::LayerSpec) -> (String, String) {
+    let variant = cuda::portable_variant(spec);
+    (format!("attention {}", variant.options()), variant.cuda())
+}

@@ -1,4 +1,4 @@
-//! The params struct, field for field the one of the kernels.
+//! The params struct, field for field the one of `shaders/common/work_list.wgsl` and of the CUDA kernels.
 
 use super::AttentionPlan;
 

@@ -14,16 +14,24 @@ use crate::layer::{LayerSpec, Pairing};
 use crate::merge::webgpu::{Outputs, States, encode_states};
 use crate::{DType, Error, Result, Workspace};
 
-/// Lanes that share a row of keys; the kernel's layout is (lanes / 8) groups of queries x 8 groups of keys.
+/// Lanes that share a row of keys in the kernel without subgroups: (lanes / 8) groups of queries x 8 groups of keys.
 const KEY_GROUPS: usize = 8;
+
+/// Keys that the kernel for subgroups takes at a time: divides a tile's, is divided by the lanes of a subgroup.
+const STEP: usize = 16;
 
 pub(super) fn variant(spec: &LayerSpec, tile: &Tile, has_gap: bool, has_shift: bool) -> Variant {
     let rope = spec.rope.as_ref().filter(|_| has_shift);
-    Variant::new("attention")
+    let (variant, key_groups) = match tile.subgroup {
+        0 => (
+            Variant::new("attention").u32("KEY_GROUPS", KEY_GROUPS).u32("KEYS_PER_LANE", tile.keys / KEY_GROUPS),
+            KEY_GROUPS,
+        ),
+        n => (Variant::new("attention_subgroup").u32("SUBGROUP", n).u32("KEYS_PER_LANE", STEP / n), 1),
+    };
+    variant
         .u32("LANES", tile.lanes)
-        .u32("KEY_GROUPS", KEY_GROUPS)
-        .u32("QUERIES_PER_LANE", tile.queries * KEY_GROUPS / tile.lanes)
-        .u32("KEYS_PER_LANE", tile.keys / KEY_GROUPS)
+        .u32("QUERIES_PER_LANE", tile.queries * key_groups / tile.lanes)
         .u32("GROUP", spec.group())
         .u32("HEAD_CHUNKS", spec.head_dim / 4)
         .u32("VALUE_CHUNKS", spec.head_dim_v / 4)
@@ -41,21 +49,23 @@ pub(super) fn variant(spec: &LayerSpec, tile: &Tile, has_gap: bool, has_shift: b
 /// One variant for each value of each constant: what offline validation compiles.
 pub(super) fn covering_variants() -> Vec<Variant> {
     use crate::layer::Rope;
-    let tiles = [32, 64, 128].map(|lanes| Tile {
+    let tile = |lanes, subgroup| Tile {
         lanes,
         queries: 64,
         keys: 48,
         split_tiles: 10,
+        subgroup,
         is_spread: lanes < 128,
         merges: false,
         reason: "",
-    });
+    };
+    let tiles = [tile(32, 0), tile(64, 0), tile(128, 0), tile(16, 4), tile(32, 8), tile(64, 16)];
     let mut all = Vec::new();
     for (i, dim) in (8..=256).step_by(8).enumerate() {
         for (j, tile) in tiles.iter().enumerate() {
             let group = [1, 2, 3, 5, 7, 8, 16][i % 7];
             let mut spec = LayerSpec::new(group, 1, dim);
-            spec.head_dim_v = [dim, 264 - dim, dim][j];
+            spec.head_dim_v = [dim, 264 - dim][j % 2];
             spec.dtype = DType::ALL[i % 3];
             spec.kv_dtype = DType::ALL[(i + j) % 3];
             spec.soft_cap = (i % 2 == 0).then_some(50.0);

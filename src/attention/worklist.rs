@@ -26,6 +26,8 @@ pub(crate) struct Tile {
     pub keys: usize,
     /// Tiles of keys in one split of a decode row: about 500 keys. Fixed, so that bits do not depend on the batch.
     pub split_tiles: usize,
+    /// Lanes of a subgroup for the shader that uses them, in which a lane owns its queries; 0 elsewhere.
+    pub subgroup: usize,
     /// Whether the driver gives each of its threads a contiguous part of the workgroups, so that long items must be
     /// spread over the list; otherwise they come first.
     pub is_spread: bool,
@@ -42,12 +44,21 @@ impl Tile {
             queries: 64,
             keys: 48,
             split_tiles: 10,
+            subgroup: 0,
             is_spread,
             merges: false,
             reason,
         };
         match device {
-            // A software driver pays for every load, so a lane keeps as many queries as compile in a second or two.
+            // A software driver pays for every load: with subgroups, one serves all their queries. The time to compile
+            // grows with what a lane keeps, by the head's width, and with the lanes of a subgroup.
+            #[cfg(feature = "webgpu")]
+            Device::WebGpu(gpu) if gpu.is_software() && matches!(gpu.subgroup(), 4 | 8 | 16) => {
+                let widest = spec.head_dim.max(spec.head_dim_v).next_power_of_two().max(64);
+                let queries = (256.min(2048 / gpu.subgroup()) / widest).max(1);
+                Tile { subgroup: gpu.subgroup(), ..tile(64 / queries, true, "a software driver with subgroups") }
+            }
+            // Without them a lane keeps as many queries as compile in a second or two.
             #[cfg(feature = "webgpu")]
             Device::WebGpu(gpu) if gpu.is_software() && spec.head_dim_v <= 64 => tile(32, true, "a software driver"),
             #[cfg(feature = "webgpu")]

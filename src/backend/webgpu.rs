@@ -28,6 +28,7 @@ pub struct Gpu {
     queue: wgpu::Queue,
     name: String,
     is_software: bool,
+    subgroup: usize,
     limits: wgpu::Limits,
     kernels: Mutex<HashMap<Variant, Arc<Kernel>>>,
 }
@@ -79,6 +80,7 @@ impl Gpu {
         let (device, queue) = pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor {
             label: Some("colatent"),
             required_limits: adapter.limits(),
+            required_features: adapter.features() & wgpu::Features::SUBGROUP,
             ..Default::default()
         }))
         .map_err(|e| Error::WebGpuUnavailable { looked_for: looked_for(), reason: e.to_string() })?;
@@ -96,8 +98,12 @@ impl Gpu {
                 ),
             });
         }
+        let has_subgroups = device.features().contains(wgpu::Features::SUBGROUP);
+        let subgroup =
+            if has_subgroups && info.subgroup_min_size == info.subgroup_max_size { info.subgroup_min_size } else { 0 };
         Ok(Gpu {
             name: info.name.clone(),
+            subgroup: subgroup as usize,
             is_software: info.device_type == wgpu::DeviceType::Cpu,
             limits,
             device,
@@ -114,6 +120,11 @@ impl Gpu {
     /// Whether the adapter is a driver that computes on the CPU.
     pub(crate) fn is_software(&self) -> bool {
         self.is_software
+    }
+
+    /// Lanes of a subgroup where the device has subgroup operations and all its subgroups are of one size, else 0.
+    pub(crate) fn subgroup(&self) -> usize {
+        self.subgroup
     }
 
     pub(crate) fn create_buffer(&self, bytes: usize) -> Result<wgpu::Buffer> {

@@ -9,6 +9,7 @@ use super::problem::KvAppendArgs;
 use crate::backend::cuda::{CHUNK, Gpu, Kernel, Launch, place};
 use crate::backend::source::Variant;
 use crate::backend::workspace::CudaSpace;
+use crate::layer::LayerSpec;
 use crate::{DType, Result, Workspace};
 
 /// The kernel's argument.
@@ -64,9 +65,10 @@ fn dims(plan: &KvAppendPlan) -> [usize; 2] {
     [plan.spec.head_dim, plan.spec.head_dim_v]
 }
 
-fn variant_of(plan: &KvAppendPlan) -> Variant {
-    let s = &plan.spec;
-    variant(dims(plan), plan.heads(), Rotation::of(s.rope.as_ref()), s.dtype, s.kv_dtype)
+pub(super) fn variant_of(spec: &LayerSpec) -> Variant {
+    let heads = spec.num_q_heads + 2 * spec.num_kv_heads;
+    let dims = [spec.head_dim, spec.head_dim_v];
+    variant(dims, heads, Rotation::of(spec.rope.as_ref()), spec.dtype, spec.kv_dtype)
 }
 
 /// Every rotation at some head dims; storages take turns.
@@ -87,7 +89,7 @@ pub(super) fn variants() -> Vec<(String, String)> {
 pub(super) fn describe(plan: &KvAppendPlan) -> String {
     let threads = threads(dims(plan), plan.heads());
     let rotation = Rotation::of(plan.spec.rope.as_ref());
-    format!("{} blocks of {threads}, rotation {rotation:?} ({})", plan.rows(), variant_of(plan).options())
+    format!("{} blocks of {threads}, rotation {rotation:?} ({})", plan.rows(), variant_of(&plan.spec).options())
 }
 
 /// The compiled kernel and the uploaded tables.
@@ -96,7 +98,7 @@ pub(super) fn ready(
     gpu: &Arc<Gpu>,
     workspace: &mut Workspace,
 ) -> Result<(Arc<Kernel>, CudaSpace)> {
-    let kernel = gpu.kernel(&variant_of(plan))?;
+    let kernel = gpu.kernel(&variant_of(&plan.spec))?;
     Ok((kernel, workspace.load_cuda(OP, gpu, plan.id, 0, || plan.tables())?))
 }
 

@@ -37,3 +37,11 @@ pub fn shader_variants() -> Vec<(String, String)> {
 pub fn cuda_variants() -> Vec<(String, String)> {
     cuda::variants()
 }
+
+/// Name and CUDA C++ text of a layer kind's variant, for tests that compile them offline.
+#[cfg(feature = "cuda")]
+#[doc(hidden)]
+pub fn cuda_variant_of(spec: &crate::layer::LayerSpec) -> (String, String) {
+    let variant = cuda::variant_of(spec);
+    (format!("kv_append {}", variant.options()), variant.cuda())
+}

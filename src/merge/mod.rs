@@ -75,8 +75,8 @@ impl MergePlan {
 pub fn shader_variants() -> Vec<(String, String)> {
     let mut all = Vec::new();
     for dtype in crate::DType::ALL {
-        for dim in [8, 64, 256] {
-            let v = webgpu::variant(dim, dtype);
+        for (dim, has_epilogue) in [(8, true), (64, false), (256, true)] {
+            let v = webgpu::variant(dim, dtype, has_epilogue);
             all.push((format!("merge {}", v.options()), v.wgsl()));
         }
     }

@@ -13,10 +13,13 @@ use crate::{DType, Result, Workspace};
 /// Lanes of a workgroup; one lane merges one head of one row.
 const LANES: usize = 64;
 
-pub(crate) fn variant(head_dim_v: usize, dtype: DType) -> Variant {
+/// Rows without a norm and a gate have a kernel without them: a driver that masks lanes out instead of branching pays
+/// for code that no lane runs.
+pub(crate) fn variant(head_dim_v: usize, dtype: DType, has_epilogue: bool) -> Variant {
     Variant::new("merge")
         .u32("LANES", LANES)
         .u32("VALUE_CHUNKS", head_dim_v / 4)
+        .bool("HAS_EPILOGUE", has_epilogue)
         .storage("gate", dtype)
         .storage("out", dtype)
 }
@@ -48,8 +51,9 @@ pub(crate) fn encode_states(
         MergePlaces { states: states.place, state_lse: states.lse_place, gate, out, lse, header: states.header };
     let params = MergeParams::new(outputs, &places);
     use Access::{Read, ReadWrite};
+    let has_epilogue = params.norm != 0 || params.has_gate != 0;
     let access = [Read, Read, Read, Read, Read, ReadWrite, ReadWrite];
-    let kernel = gpu.kernel(&variant(spec.head_dim_v, spec.dtype), &access)?;
+    let kernel = gpu.kernel(&variant(spec.head_dim_v, spec.dtype, has_epilogue), &access)?;
     let absent = workspace.absent.clone();
     let launch = Launch {
         kernel: &kernel,

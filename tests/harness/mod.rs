@@ -8,6 +8,8 @@ pub mod visible;
 
 use std::sync::OnceLock;
 
+#[cfg(feature = "webgpu")]
+use colatent::wgpu;
 use colatent::{DType, Device, Tensor};
 
 /// Devices under test: the reference and whatever else there is. One device of a kind per process. An absent device is a
@@ -43,6 +45,47 @@ fn find(kind: &str, make: fn() -> colatent::Result<Device>, found: &mut Vec<Devi
             eprintln!("SKIPPED on {kind}: {e}");
         }
     }
+}
+
+/// The first adapter as a caller may open it: WebGPU's default limits (8 storage buffers, 16 KiB of workgroup memory, 256
+/// invocations) and no optional features.
+#[cfg(feature = "webgpu")]
+pub fn wgpu_device() -> Option<(wgpu::Device, wgpu::Queue, wgpu::AdapterInfo)> {
+    let mut desc = wgpu::InstanceDescriptor::new_without_display_handle();
+    desc.backends = wgpu::Backends::PRIMARY;
+    let instance = wgpu::Instance::new(desc);
+    let adapter = block_on(instance.enumerate_adapters(wgpu::Backends::PRIMARY)).into_iter().next()?;
+    let (device, queue) = block_on(adapter.request_device(&wgpu::DeviceDescriptor::default())).ok()?;
+    Some((device, queue, adapter.get_info()))
+}
+
+/// The futures of `wgpu` on native back-ends are ready at once or after a poll of their own.
+#[cfg(feature = "webgpu")]
+fn block_on<F: std::future::Future>(future: F) -> F::Output {
+    let mut future = std::pin::pin!(future);
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    loop {
+        if let std::task::Poll::Ready(value) = future.as_mut().poll(&mut context) {
+            return value;
+        }
+        std::thread::yield_now();
+    }
+}
+
+/// [`devices`], and the GPU device once more without optional features, where a kernel may be another one.
+pub fn bare_devices() -> &'static [Device] {
+    static DEVICES: OnceLock<Vec<Device>> = OnceLock::new();
+    DEVICES.get_or_init(|| {
+        let mut all = devices().to_vec();
+        // Its kernels know no subgroups, and compiling them takes minutes: once, at the driver's own width, is enough.
+        #[cfg(feature = "webgpu")]
+        if std::env::var_os("LP_NATIVE_VECTOR_WIDTH").is_none()
+            && let Some((device, queue, info)) = wgpu_device()
+        {
+            all.push(Device::from_wgpu(device, queue, &info).expect("WebGPU's default limits suffice"));
+        }
+        all
+    })
 }
 
 /// A small deterministic generator (SplitMix64), so that a case is a row of numbers.

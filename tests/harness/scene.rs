@@ -382,7 +382,7 @@ pub fn run_rows(
 /// Compares every device with the reference.
 pub fn check(case: &Case) -> Result<(), String> {
     let want = run(case, &Device::Reference)?;
-    for device in super::devices().iter().filter(|d| d.kind() != "reference") {
+    for device in super::bare_devices().iter().filter(|d| d.kind() != "reference") {
         let got = run(case, device)?;
         let fail = |e| format!("{device}: {e}\n{case:?}");
         super::compare("out", &got.out, &want.out, case.dtypes.0).map_err(fail)?;

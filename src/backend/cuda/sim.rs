@@ -17,10 +17,11 @@ use super::{Arch, Launch, Text, cache};
 use crate::{Error, Result};
 
 const SHIM: &str = include_str!("../../../cuda/sim/shim.h");
-const RUNTIME: [&str; 6] = [
+const RUNTIME: [&str; 7] = [
     SHIM,
     include_str!("../../../cuda/sim/runtime.h"),
     include_str!("../../../cuda/sim/runtime.cpp"),
+    include_str!("../../../cuda/sim/shared.cpp"),
     include_str!("../../../cuda/sim/primitives.cpp"),
     include_str!("../../../cuda/sim/mbarrier.cpp"),
     include_str!("../../../cuda/sim/wgmma.cpp"),

@@ -42,6 +42,17 @@ impl ModelSpec {
     /// projection ([`super::LayerSpec::packed_gate_by_head`], [`super::LayerSpec::packed_shared_kv`]), adjacent or
     /// half-split pairs. Muse checkpoints in this format are converted to half-split pairs.
     ///
+    /// ```
+    /// let model = colatent::layer::ModelSpec::from_config_json(
+    ///     r#"{"model_type": "mistral", "num_hidden_layers": 2, "hidden_size": 256, "num_attention_heads": 8,
+    ///         "num_key_value_heads": 2, "rope_theta": 1e6, "sliding_window": 64, "torch_dtype": "bfloat16"}"#,
+    /// )?;
+    /// let kind = &model.kinds[0];
+    /// assert_eq!((model.layers.len(), kind.num_q_heads, kind.group(), kind.head_dim), (2, 8, 4, 32));
+    /// assert_eq!(kind.lifetimes, colatent::kv::Lifetimes::window(64));
+    /// # Ok::<(), colatent::Error>(())
+    /// ```
+    ///
     /// A kind that no kernel serves yet comes out as it is; plans and [`ModelSpec::validate`] refuse it.
     ///
     /// # Errors

@@ -1,0 +1,97 @@
+// work_list.wgsl: what the attention kernels share: params, bindings, queries turned back, what a row sees.
+// Tables    header [num_items, items, item_rows, runs, pages, shifts, rules, lse, merge header x 4];
+//           item     [rows_begin, num_rows, runs_begin, num_runs, pages_begin, first state, 0, 0];
+//           item row [row, slot, slot of token 0, first token seen, end of tokens seen, shift + 1 or 0, gap begin, gap end];
+//           run      [first token, end token, full, span start, span end, rule, first token
+//           that any row sees, 0]; rule [birth kind, 3 operands, death
+//           kind, operand, 0, 0]. A run lies in one span; its tiles of keys start at multiples of the tile from the span.
+// Constants GROUP, HAS_SHIFT, PAIRS_ARE_HALVES, ROPE_FIRST, ROPE_PAIRS; storage q, k, v. Needs dtype.wgsl and lifetime.wgsl.
+
+struct AttentionParams {
+    num_q_heads: u32,
+    num_kv_heads: u32,
+    q_offset: u32,
+    q_row_stride: u32,
+    q_head_stride: u32,
+    k_offset: u32,
+    k_page_stride: u32,
+    k_head_stride: u32,
+    k_token_stride: u32,
+    v_offset: u32,
+    v_page_stride: u32,
+    v_head_stride: u32,
+    v_token_stride: u32,
+    score_scale: f32,
+    cap_scale: f32,
+    page_size: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: AttentionParams;
+@group(0) @binding(1) var<storage, read> q: array<q_chunk>;
+@group(0) @binding(2) var<storage, read> k: array<k_chunk>;
+@group(0) @binding(3) var<storage, read> v: array<v_chunk>;
+@group(0) @binding(4) var<storage, read> tables: array<u32>;
+@group(0) @binding(5) var<storage, read_write> partials: array<f32>;
+
+const LN_2: f32 = 0.6931471805599453;
+// Below every score.
+const NOTHING: f32 = -1e30;
+// A weight that says "not seen": weights of seen keys are never negative.
+const UNSEEN: f32 = -1.0;
+
+// tanh without overflow: beyond 15 it is 1 to f32.
+fn capped(x: f32) -> f32 {
+    return 1.0 - 2.0 / (exp2(clamp(x, -15.0, 15.0) * 2.8853900817779268) + 1.0);
+}
+
+// Lane `lane` of q turned back by the entry's position shift: R(-shift) q.
+fn shifted_lane(base: u32, lane: u32, x: f32, shift: u32) -> f32 {
+    let r = lane - ROPE_FIRST;
+    if lane < ROPE_FIRST || r >= 2u * ROPE_PAIRS {
+        return x;
+    }
+    var pair = r / 2u;
+    var is_second = (r & 1u) == 1u;
+    var other = ROPE_FIRST + (r ^ 1u);
+    if PAIRS_ARE_HALVES {
+        is_second = r >= ROPE_PAIRS;
+        pair = select(r, r - ROPE_PAIRS, is_second);
+        other = select(lane + ROPE_PAIRS, lane - ROPE_PAIRS, is_second);
+    }
+    let turn = tables[5] + ((shift - 1u) * ROPE_PAIRS + pair) * 2u;
+    let cosine = bitcast<f32>(tables[turn]);
+    let sine = bitcast<f32>(tables[turn + 1u]);
+    let y = unpack_q(q[base + other / 4u])[other % 4u];
+    return fma(x, cosine, select(y, -y, is_second) * sine);
+}
+
+fn query_chunk(base: u32, c: u32, shift: u32) -> vec4<f32> {
+    let x = unpack_q(q[base + c]);
+    if HAS_SHIFT {
+        if shift != 0u {
+            let d = c * 4u;
+            return vec4<f32>(
+                shifted_lane(base, d, x.x, shift),
+                shifted_lane(base, d + 1u, x.y, shift),
+                shifted_lane(base, d + 2u, x.z, shift),
+                shifted_lane(base, d + 3u, x.w, shift),
+            );
+        }
+    }
+    return x;
+}
+
+// Tokens [x, y) of a partial run that the row at `row` sees, its gap left aside.
+fn tokens_seen(row: u32, run: u32) -> vec2<u32> {
+    let slot = bitcast<i32>(tables[row + 1u]);
+    let base = bitcast<i32>(tables[row + 2u]);
+    let span = vec2<i32>(base + i32(tables[run + 3u]), base + i32(min(tables[run + 4u], tables[row + 4u])));
+    let slots = max(seen_slots(tables[6] + tables[run + 5u] * 8u, slot, span) - vec2<i32>(base), vec2<i32>(0));
+    return vec2<u32>(max(u32(slots.x), tables[row + 3u]), min(u32(slots.y), tables[row + 4u]));
+}
+
+// Tokens [x, y) of the segment that lie in the gap of the row at `row`.
+fn tokens_in_gap(row: u32) -> vec2<u32> {
+    let slots = vec2<i32>(bitcast<i32>(tables[row + 6u]), bitcast<i32>(tables[row + 7u]));
+    return vec2<u32>(max(slots - vec2<i32>(bitcast<i32>(tables[row + 2u])), vec2<i32>(0)));
+}
