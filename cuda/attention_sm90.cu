@@ -110,8 +110,8 @@ DEVICE void issue_scores(f32 (&s)[KEY_TILES][4], Shared& shared, u32 consumer, u
     fence_proxy_async();
     wgmma_fence();
     const u64 keys = KeyPanels::k_major(shared_address(ring.keys[stage]));
-    // With one stage nothing is kept from tile to tile, the number of the consumer neither (ring.cuh).
-    const u32 own = STAGES == 1 ? shuffle(thread_of_tile() / WARPGROUP, 0) : consumer;
+    // The number of the consumer is not kept either (ring.cuh).
+    const u32 own = IS_CROWDED ? shuffle(thread_of_tile() / WARPGROUP, 0) : consumer;
     const u64 queries = QueryPanels::k_major(shared_address(shared.queries[own]));
 #pragma unroll
     for (u32 part = 0; part < QUERY_PARTS; part++) {

@@ -14,14 +14,17 @@ struct Ring {
     u8 values[STAGES][ValuePanels::BYTES];
     Mbarrier keys_full[STAGES], keys_empty[STAGES];
     Mbarrier values_full[STAGES], values_empty[STAGES];
-    // 0, which a compiler that sees one stage does not know.
+    // 0, which a compiler does not know.
     u32 first;
 };
 
-// The stage of tile number `tile`. Of a single one all addresses are constants, and a compiler keeps each in a register
-// over the loop rather than add it up where it is used; there is none left.
+// Where no register is left, nothing that can be worked out again is kept from tile to tile.
+constexpr bool IS_CROWDED = STAGES == 1 || VALUE_DIM == 256;
+
+// The stage of tile number `tile`. What is known of it, most of all for a single one, makes constants of addresses, and a
+// compiler keeps each in a register over the loop rather than add it up where it is used.
 DEVICE u32 stage_of(const Ring& ring, u32 tile) {
-    return STAGES == 1 ? ring.first : tile % STAGES;
+    return ((IS_CROWDED ? ring.first : 0) + tile) % STAGES;
 }
 
 // The phase in which stage `tile % STAGES` is filled for tile number `tile`, and emptied by it.
