@@ -24,7 +24,8 @@ constexpr bool IS_CROWDED = STAGES == 1 || VALUE_DIM == 256;
 // The stage of tile number `tile`. What is known of it, most of all for a single one, makes constants of addresses, and a
 // compiler keeps each in a register over the loop rather than add it up where it is used.
 DEVICE u32 stage_of(const Ring& ring, u32 tile) {
-    return ((IS_CROWDED ? ring.first : 0) + tile) % STAGES;
+    const u32 first = IS_CROWDED ? ring.first : 0;
+    return STAGES == 1 ? first : (first + tile) % STAGES;
 }
 
 // The phase in which stage `tile % STAGES` is filled for tile number `tile`, and emptied by it.
