@@ -7,6 +7,7 @@ use crate::layer::LayerSpec;
 const HEADER_WORDS: usize = 12;
 
 /// First word of the counters of arrivals, one per row and KV head, where the launch also merges.
+#[cfg(feature = "cuda")]
 pub(crate) const ARRIVALS: usize = HEADER_WORDS;
 
 /// First word of the merge's header: the last four of ours.
