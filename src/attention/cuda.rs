@@ -70,16 +70,7 @@ pub(super) fn tile(arch: Arch, spec: &LayerSpec) -> Tile {
         (false, false) => (32, "f32 or mixed types"),
         (false, true) => (16, "f32 or mixed types, heads above 128"),
     };
-    Tile {
-        lanes: THREADS,
-        queries: QUERIES,
-        keys,
-        split_tiles: 512 / keys,
-        subgroup: 0,
-        is_spread: false,
-        merges: true,
-        reason,
-    }
+    Tile::of_cuda(THREADS, QUERIES, keys, reason)
 }
 
 /// How often a layer kind's tiles fit into shared memory, as `cuda/common/tile.cuh` lays them out.

@@ -42,16 +42,7 @@ pub(super) fn tile(spec: &LayerSpec) -> Tile {
         (192, _) => (96, "products of warpgroups, heads of 192 and 128"),
         _ => (128, "products of warpgroups, heads up to 128"),
     };
-    Tile {
-        lanes: THREADS,
-        queries: QUERIES,
-        keys,
-        split_tiles: 512 / keys,
-        subgroup: 0,
-        is_spread: false,
-        merges: true,
-        reason,
-    }
+    Tile::of_cuda(THREADS, QUERIES, keys, reason)
 }
 
 /// Stages of keys and values, and bytes of shared memory, as `cuda/common/ring.cuh` lays them out.

@@ -37,6 +37,12 @@ pub(crate) struct Tile {
 }
 
 impl Tile {
+    /// A row of CUDA's part of the table: splits are 512 keys, or the tiles that fit, and the launch merges.
+    #[cfg(feature = "cuda")]
+    pub fn of_cuda(lanes: usize, queries: usize, keys: usize, reason: &'static str) -> Tile {
+        Tile { lanes, queries, keys, split_tiles: 512 / keys, subgroup: 0, is_spread: false, merges: true, reason }
+    }
+
     /// The table: adapter and layer kind.
     pub fn new(device: &Device, spec: &LayerSpec) -> Tile {
         let tile = |lanes, is_spread, reason| Tile {
