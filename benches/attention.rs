@@ -61,6 +61,7 @@ fn ratios() {
         ("agents_16_unshared", "agents_16"),
         ("agents_64_unshared", "agents_64"),
         ("prefill_text_1024", "prefill_window_1024_of_128"),
+        ("prefill_text_2048", "prefill_window_2048_of_256"),
     ] {
         let mut pair = [slow, fast].map(|name| Ready::new(&device, &Scene::new(name)));
         pair.iter_mut().for_each(Ready::run); // compiles

@@ -76,17 +76,21 @@ fn attention_subgroup(
         // -- which tokens of the run my queries see
         var seen: array<vec2<u32>, QUERIES_PER_LANE>;
         var gap: array<vec2<u32>, QUERIES_PER_LANE>;
+        var some_see = vec2<u32>(run_end, 0u);
         for (var i = 0u; i < mine; i++) {
             seen[i] = vec2<u32>(0u, run_end);
             if tables[run + 2u] == 0u {
                 seen[i] = min(tokens_seen(row[i], run), vec2<u32>(run_end));
             }
+            some_see = vec2<u32>(min(some_see.x, seen[i].x), max(some_see.y, seen[i].y));
             if HAS_GAP {
                 gap[i] = tokens_in_gap(row[i]);
             }
         }
-        let begin = tables[run] + (max(tables[run + 6u], tables[run]) - tables[run]) / KEYS * KEYS;
-        for (var tile = begin; tile < run_end; tile += KEYS) {
+        // Steps in which no query of the subgroup sees a key would change nothing.
+        let begin = tables[run] + (max(subgroupMin(some_see.x), tables[run]) - tables[run]) / KEYS * KEYS;
+        let end = subgroupMax(some_see.y);
+        for (var tile = begin; tile < end; tile += KEYS) {
             // -- where my keys lie
             var key_base: array<u32, KEYS_PER_LANE>;
             var value_base: array<u32, KEYS_PER_LANE>;

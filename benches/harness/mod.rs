@@ -44,7 +44,7 @@ impl Scene {
         let mut pairs = 0u64;
         let triangle = |n: u64| n * (n + 1) / 2;
         match name {
-            "prefill_text_256" | "prefill_text_512" | "prefill_text_1024" | "prefill_window_1024_of_128" => {
+            _ if name.starts_with("prefill_text_") || name.starts_with("prefill_window_") => {
                 let n: u64 = name.split('_').nth(2).and_then(|n| n.parse().ok()).expect("a length in the name");
                 let view = cache.create();
                 rows.push(cache.append(view, Modality::Text, n as usize).expect("room").into());
