@@ -12,7 +12,8 @@
 //           meanwhile.
 // Errors    end the launch with a sentence: lanes or threads in different statements, a barrier or collective after
 //           some have exited, nobody able to go on, shared addresses out of bounds or misaligned, copies in flight at
-//           the exit of a thread or too many of them, a write past the end of shared memory.
+//           the exit of a thread or too many of them, a write past the end of shared memory, an access outside of every
+//           allocation (memory.cpp).
 // Sanitizers  for ASan shared memory is allocated anew, exactly sized, for each block. For TSan every fiber is a
 //           thread, and only barriers, __syncwarp, and fences with atomics order memory, as on the hardware: the
 //           writer needs write, (barrier,) fence, atomic; the reader atomic, fence, (barrier,) read.
@@ -414,6 +415,7 @@ using namespace sim;
 int sim_launch(const char* kernel, u32 threads, u64 args_bytes, void (*body)(const void*), const SimLaunch* asked,
                char* error) {
     error[0] = 0;
+    catch_faults();
     if (asked->threads != threads || threads == 0 || threads % LANES != 0 || threads > MOST_THREADS) {
         snprintf(error, ERROR_BYTES, "%s: launched with %u threads, built for %u; %u to %u in whole warps can run",
                  kernel, asked->threads, threads, LANES, MOST_THREADS);

@@ -42,6 +42,8 @@ namespace sim {
 constexpr u32 LANES = 32, MOST_THREADS = 1024, MOST_COPIES = 256, MOST_GROUPS = 32, ERROR_BYTES = 512;
 constexpr u64 STACK_BYTES = 256 * 1024, GUARD_BYTES = 4096, CANARY_BYTES = 1024;
 constexpr u8 CANARY = 0xA5;
+// Of the device's allocations.
+constexpr u64 ALIGNMENT = 256;
 
 enum class Op : u8 {
     Start, Exit, Barrier, BarrierOr, WarpBarrier, Shuffle, Ballot, LoadMatrix, LoadMatrixTransposed, MmaF16, MmaBf16,
@@ -216,6 +218,9 @@ void release_warp(Fiber& f);
 // Shared memory of a block, before and after it runs.
 void prepare_shared(Worker& w);
 void check_canary(Worker& w, u32 block);
+
+// From the first launch on: a thread that touches what lies in no allocation fails.
+void catch_faults();
 
 bool in_shared(const Fiber& f, const void* address, u64 bytes);
 

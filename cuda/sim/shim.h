@@ -59,6 +59,10 @@ int sim_launch(const char* kernel, u32 threads, u64 args_bytes, void (*body)(con
 // Counts of the last launch of the calling host thread.
 void sim_counts(SimCounts* counts);
 
+// Memory of the device, aligned to 256 bytes and filled with 0xFF; null if there is none.
+void* sim_allocate(u64 bytes);
+void sim_free(void* address, u64 bytes);
+
 void sim_shared_memory(u64 bytes, u32 line);
 int sim_barrier(int is_or, int value, u32 line);
 void sim_warp_barrier(u32 line);

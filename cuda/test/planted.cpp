@@ -16,7 +16,8 @@ int main() {
         void *rows, *partial, *total, *arrived;
     } args = {TILES, 0, nullptr, nullptr, nullptr, nullptr};
     const size_t bytes = size_t(BLOCKS) * TILES * WORDS * 4;
-    if (posix_memalign(&args.rows, 256, bytes) != 0) {
+    args.rows = sim_allocate(bytes);
+    if (!args.rows) {
         return 2;
     }
     u32* words = static_cast<u32*>(args.rows);
@@ -46,6 +47,6 @@ int main() {
     if (!failed) {
         printf("right\n");
     }
-    free(args.rows);
+    sim_free(args.rows, bytes);
     return failed;
 }

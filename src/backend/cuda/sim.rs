@@ -2,7 +2,6 @@
 //! executed one fiber per thread. For development: it finds wrong results, races of barriers and accesses out of bounds,
 //! and says nothing about speed.
 
-use std::alloc::{Layout, alloc, dealloc};
 use std::collections::BTreeMap;
 use std::ffi::{c_char, c_int, c_void};
 use std::io::Write;
@@ -17,11 +16,12 @@ use super::{Arch, Launch, Text, cache};
 use crate::{Error, Result};
 
 const SHIM: &str = include_str!("../../../cuda/sim/shim.h");
-const RUNTIME: [&str; 7] = [
+const RUNTIME: [&str; 8] = [
     SHIM,
     include_str!("../../../cuda/sim/runtime.h"),
     include_str!("../../../cuda/sim/runtime.cpp"),
     include_str!("../../../cuda/sim/shared.cpp"),
+    include_str!("../../../cuda/sim/memory.cpp"),
     include_str!("../../../cuda/sim/primitives.cpp"),
     include_str!("../../../cuda/sim/mbarrier.cpp"),
     include_str!("../../../cuda/sim/wgmma.cpp"),
@@ -43,6 +43,8 @@ struct SimLaunch {
 }
 
 type Entry = unsafe extern "C" fn(*const SimLaunch, *mut c_char) -> c_int;
+type Allocate = unsafe extern "C" fn(u64) -> *mut c_void;
+type Free = unsafe extern "C" fn(*mut c_void, u64);
 
 /// The host as a device.
 pub(super) struct Sim {
@@ -50,6 +52,8 @@ pub(super) struct Sim {
     pub arch: Arch,
     /// What every kernel calls; loaded first, and as long as any kernel is.
     _runtime: Library,
+    allocate: Allocate,
+    free: Free,
     /// Sizes of allocations by address, for recordings.
     blocks: Mutex<BTreeMap<u64, usize>>,
     /// `COLATENT_SIM_RECORD`: a folder that gets every launch, to be repeated under sanitizers.
@@ -91,10 +95,16 @@ impl Sim {
             Error::Compile { log, .. } => unavailable(log),
             other => other,
         })?;
+        // SAFETY: the runtime defines the symbol with this type.
+        let allocate = *unsafe { library.get::<Allocate>(b"sim_allocate\0") }.map_err(unavailable)?;
+        // SAFETY: as above.
+        let free = *unsafe { library.get::<Free>(b"sim_free\0") }.map_err(unavailable)?;
         let number = |name: &str| std::env::var(name).ok().and_then(|v| v.parse().ok());
         Ok(Sim {
             arch,
             _runtime: library,
+            allocate,
+            free,
             blocks: Mutex::default(),
             record: std::env::var_os("COLATENT_SIM_RECORD").map(PathBuf::from),
             seed: number("COLATENT_SIM_SEED"),
@@ -104,26 +114,19 @@ impl Sim {
 
     /// Memory of exactly this size, filled with NaN: nothing may be read before it is written.
     pub fn allocate(&self, bytes: usize) -> Result<u64> {
-        let layout = layout(bytes)?;
-        // SAFETY: the layout has a size above 0; the memory is filled before anyone sees it.
-        let address = unsafe {
-            let address = alloc(layout);
-            if address.is_null() {
-                return Err(Error::Device { op: "allocation", message: format!("{bytes} bytes are not to be had") });
-            }
-            address.write_bytes(0xff, layout.size());
-            address as u64
-        };
+        // SAFETY: any size may be asked for.
+        let address = unsafe { (self.allocate)(bytes as u64) } as u64;
+        if address == 0 {
+            return Err(Error::Device { op: "allocation", message: format!("{bytes} bytes are not to be had") });
+        }
         self.blocks.lock().unwrap_or_else(|e| e.into_inner()).insert(address, bytes);
         Ok(address)
     }
 
     pub fn free(&self, address: u64, bytes: usize) {
         self.blocks.lock().unwrap_or_else(|e| e.into_inner()).remove(&address);
-        if let Ok(layout) = layout(bytes) {
-            // SAFETY: allocated by `allocate` with this layout, given back once.
-            unsafe { dealloc(address as *mut u8, layout) };
-        }
+        // SAFETY: allocated by `allocate` with this size, given back once.
+        unsafe { (self.free)(address as *mut c_void, bytes as u64) };
     }
 
     pub fn load(&self, text: &Text) -> Result<Function> {
@@ -190,10 +193,6 @@ impl Sim {
     }
 }
 
-fn layout(bytes: usize) -> Result<Layout> {
-    Layout::from_size_align(bytes.max(1), 256).map_err(|e| Error::Device { op: "allocation", message: e.to_string() })
-}
-
 /// Compiles C++ to a library, or finds it compiled, and loads it.
 fn compile(name: &str, source: &str, options: &[&str], scope: i32) -> Result<Library> {
     static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -235,4 +234,37 @@ fn compile(name: &str, source: &str, options: &[&str], scope: i32) -> Result<Lib
     }
     std::fs::rename(&scratch, &path).map_err(unavailable)?;
     open(&path).map_err(unavailable)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::cuda::{Code, Kernel};
+
+    const OUTSIDE: &str = "
+        struct OutsideArgs { u32* words; u64 first; };
+        KERNEL(outside, OutsideArgs, 32, 1) { args.words[args.first + threadIdx.x] = threadIdx.x; }";
+
+    /// A kernel that writes outside of its allocation ends its launch with a sentence, and the next launch runs.
+    #[test]
+    fn access_outside_of_an_allocation_is_an_error() {
+        let Ok(sim) = Sim::new(Arch { major: 8, minor: 0 }) else { return };
+        let prelude = include_str!("../../../cuda/common/prelude.cuh");
+        let text = Text { kernel: "outside", options: String::new(), source: format!("{prelude}{OUTSIDE}") };
+        let kernel = Kernel { name: "outside", code: Code::Sim(sim.load(&text).expect("a kernel")) };
+        let Code::Sim(function) = &kernel.code else { return };
+        let words = sim.allocate(4096).expect("memory");
+        let launch = |first: u64| {
+            let args = [words, first];
+            let args = bytemuck::bytes_of(&args);
+            sim.launch(function, &Launch { kernel: &kernel, groups: 2, threads: 32, shared_bytes: 0, args })
+        };
+        for outside in [1024, 1024 + 5000, u64::MAX - 40] {
+            let error = launch(outside).expect_err("an access outside").to_string();
+            assert!(error.contains("outside of every allocation"), "{error}");
+            assert!(error.contains("block"), "{error}");
+        }
+        launch(1024 - 32).expect("an access inside");
+        sim.free(words, 4096);
+    }
 }
