@@ -4,14 +4,15 @@
 //           P = exp2(S - m'), O = O * exp2(m - m') + P V, l = l * exp2(m - m') + sum P; then O / l and ln sum.
 // Shapes    q [row, num_q_heads, head dim]; k, v [page, num_kv_heads, page_size, dim];
 //           partials [state, num_q_heads, value dim] f32, lse [state, num_q_heads] f32; outputs as merge.cu; arrivals
-//           [row, num_kv_heads], zero before and after a launch.
+//           [row, num_kv_heads * HEAD_PARTS], zero before and after a launch.
 // Tables    header [num_items, items, item_rows, runs, pages, shifts, rules, -, header of merge.cu x 4];
 //           item     [rows_begin, num_rows, runs_begin, num_runs, pages_begin, first state, 0, 0];
 //           item row [row, slot, slot of token 0, first token seen, end of tokens seen, shift + 1 or 0, gap begin,
 //           gap end]; run [first token, end token, full, span start, span end, rule, first token that any row sees, 0];
 //           rule [birth kind, 3 operands, death kind, operand, 0, 0]. A run lies in one span; its tiles of keys start
 //           at multiples of the tile from the span. An item without runs has rows that no item has a state of.
-// Grid      one workgroup of 4 warps per (item, KV head). A tile is 64 queries (rows x heads of the group) x KEYS keys.
+// Grid      one workgroup per (item, KV head, part of its heads, part of the value), see common/share.cuh, with a warp per
+//           16 queries. A tile is QUERIES queries (rows x heads of the part) x KEYS keys.
 // Warps     a warp has 16 queries, over all keys; warps without queries help to load. A thread has the scores of 2
 //           queries and, of each 8 keys, 2; a quad of lanes shares a query. Queries never mix, so that a row's bits do
 //           not depend on its neighbours in the tile.
@@ -22,10 +23,10 @@
 //           a query does not see: 0 times it is 0 unless it is NaN or infinite. Then the output shows it, and the item
 //           is done a second time, with care (unbounded.cuh); so ordinary values cost no look at V. An infinity that a
 //           query sees, but whose weight falls below 2^-126 later, gives NaN.
-// Limits    head dims are multiples of 8 up to 256; K and V lie on 16 bytes, q on chunks. sm_80 and up, at most
-//           99 KiB of shared memory.
-// Constants KEYS, STAGES, GROUP, HEAD_DIM, VALUE_DIM, USES_MATRIX_UNITS, QUERY_PARTS, WEIGHT_PARTS, SHARED_BYTES,
-//           HAS_SOFT_CAP, HAS_GAP, HAS_SHIFT, PAIRS_ARE_HALVES, ROPE_FIRST, ROPE_PAIRS; storage q, k, v.
+// Limits    head dims are multiples of 8, parts of the value up to 256 lanes; K and V lie on 16 bytes, q on chunks.
+//           sm_80 and up, at most 99 KiB of shared memory.
+// Constants QUERIES, KEYS, STAGES, GROUP, HEAD_PARTS, HEAD_DIM, VALUE_DIM, VALUE_PARTS, USES_MATRIX_UNITS, QUERY_PARTS,
+//           WEIGHT_PARTS, SHARED_BYTES, HAS_SOFT_CAP, HAS_GAP, HAS_SHIFT, PAIRS_ARE_HALVES, ROPE_FIRST, ROPE_PAIRS; storage q, k, v.
 // #include "common/prelude.cuh"
 // #include "common/warp.cuh"
 // #include "common/async.cuh"
@@ -37,6 +38,7 @@
 // #include "common/norm.cuh"
 // #include "common/state.cuh"
 // #include "common/attention_args.cuh"
+// #include "common/share.cuh"
 // #include "common/fragment.cuh"
 // #include "common/cursor.cuh"
 // #include "common/query.cuh"
@@ -50,13 +52,13 @@
 // #include "common/tile_plain.cuh"
 
 // Puts the item's queries into shared memory, zeros behind the head dim and behind the last query of a warp.
-DEVICE void load_queries(Shared& shared, const AttentionArgs& args, u32 rows, u32 num_queries, u32 kv_head) {
+DEVICE void load_queries(Shared& shared, const AttentionArgs& args, u32 rows, u32 num_queries, u32 share) {
     constexpr u32 CHUNKS = PADDED_DIM / 4;
     for (u32 i = threadIdx.x; i < round_up(num_queries, WARP_QUERIES) * CHUNKS; i += THREADS) {
         const u32 query = i / CHUNKS, chunk = i % CHUNKS;
         f32x4 x = {0.0f, 0.0f, 0.0f, 0.0f};
         if (query < num_queries && chunk < HEAD_DIM / 4) {
-            x = query_chunk(args, rows, query, chunk, kv_head);
+            x = query_chunk(args, rows, query, chunk, share);
         }
         store_query(shared, query, chunk, x);
     }
@@ -67,9 +69,9 @@ KERNEL(attention, AttentionArgs, THREADS, 2) {
     const AttentionParams& params = args.params;
     const u32* tables = args.tables;
 
-    // -- which item and head are mine; places in the tables are words, not addresses: they take less registers
-    const u32 kv_head = blockIdx.x % params.num_kv_heads;
-    const u32* item = tables + tables[1] + blockIdx.x / params.num_kv_heads * 8;
+    // -- which item and share of it are mine; places in the tables are words, not addresses: they take less registers
+    const u32 share = blockIdx.x % num_shares(params);
+    const u32* item = tables + tables[1] + blockIdx.x / num_shares(params) * 8;
     const u32 rows = tables[2] + item[0] * 8;
     const u32 num_queries = item[1] * GROUP;
     const u32 first_run = tables[3] + item[2] * 8;
@@ -78,12 +80,12 @@ KERNEL(attention, AttentionArgs, THREADS, 2) {
     const u32 query = query_of(threadIdx.x);
     const bool is_busy = threadIdx.x / 32 * WARP_QUERIES < num_queries;
     if (first_run == last_run) {
-        merge_nothing(args, rows, item[1], kv_head, THREADS / 32);
+        merge_nothing(args, rows, item[1], share, THREADS / 32);
         return;
     }
 
     // -- queries
-    load_queries(shared, args, rows, num_queries, kv_head);
+    load_queries(shared, args, rows, num_queries, share);
     clear_padding(shared);
     bool is_shifted = false;
     for (u32 i = query; HAS_SHIFT && i < min(query + 9, num_queries); i += 8) {
@@ -104,12 +106,12 @@ KERNEL(attention, AttentionArgs, THREADS, 2) {
 
         // -- the first tile is on its way
         Cursor cursor = {first_run, tables[first_run]};
-        find_places(shared, 0, cursor, last_run, args, pages, kv_head);
+        find_places(shared, 0, cursor, last_run, args, pages, share);
         if (STAGES == 2) {
             __syncthreads();
             load_tile(shared, 0, args);
             advance(cursor, last_run, args);
-            find_places(shared, 1, cursor, last_run, args, pages, kv_head);
+            find_places(shared, 1, cursor, last_run, args, pages, share);
         }
 
         u32 tile = 0;
@@ -133,7 +135,7 @@ KERNEL(attention, AttentionArgs, THREADS, 2) {
                     }
                     advance(next, last_run, args);
                 }
-                find_places(shared, tile + STAGES, next, last_run, args, pages, kv_head);
+                find_places(shared, tile + STAGES, next, last_run, args, pages, share);
 
                 // -- score, mask, softmax, rescale
                 f32 s[KEY_TILES][4];
@@ -182,8 +184,8 @@ KERNEL(attention, AttentionArgs, THREADS, 2) {
 
     // -- write the partial state; the last one of a row merges
     if (is_busy) {
-        write_partial(out, most, total, query, num_queries, item[5], kv_head, args);
+        write_partial(out, most, total, query, num_queries, item[5], share, args);
     }
-    merge_arrived(args, rows, item[1], kv_head, THREADS / 32, reinterpret_cast<u32*>(shared.queries),
+    merge_arrived(args, rows, item[1], share, THREADS / 32, reinterpret_cast<u32*>(shared.queries),
                   [](u32) { __syncthreads(); });
 }

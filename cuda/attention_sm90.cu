@@ -18,8 +18,8 @@
 //           queries in two 16-bit parts; NaN and infinities of V bring a second pass with care, without overlap.
 // Limits    head dims (64, 64), (96, 96), (128, 128), (256, 256), (192, 128); K and V lie on 16 bytes, q on chunks.
 //           sm_90a; at most 227 KiB of shared memory, one workgroup per multiprocessor.
-// Constants KEYS, STAGES, GROUP, HEAD_DIM, VALUE_DIM, QUERY_PARTS, WEIGHT_PARTS, SHARED_BYTES, HAS_SOFT_CAP, HAS_GAP,
-//           HAS_SHIFT, PAIRS_ARE_HALVES, ROPE_FIRST, ROPE_PAIRS; storage q, k, v.
+// Constants KEYS, STAGES, GROUP, HEAD_PARTS, HEAD_DIM, VALUE_DIM, VALUE_PARTS = 1, QUERY_PARTS, WEIGHT_PARTS,
+//           SHARED_BYTES, HAS_SOFT_CAP, HAS_GAP, HAS_SHIFT, PAIRS_ARE_HALVES, ROPE_FIRST, ROPE_PAIRS; storage q, k, v.
 // #include "common/prelude.cuh"
 // #include "common/warp.cuh"
 // #include "common/async.cuh"
@@ -33,6 +33,7 @@
 // #include "common/norm.cuh"
 // #include "common/state.cuh"
 // #include "common/attention_args.cuh"
+// #include "common/share.cuh"
 // #include "common/fragment.cuh"
 // #include "common/item.cuh"
 // #include "common/cursor.cuh"
@@ -87,7 +88,7 @@ DEVICE void load_queries(Shared& shared, u32 consumer, const Item& item, const A
         const u32 own = i / CHUNKS, chunk = i % CHUNKS, query = consumer * CONSUMER_QUERIES + own;
         f32x4 x = {0.0f, 0.0f, 0.0f, 0.0f};
         if (query < item.num_queries) {
-            x = query_chunk(args, item.rows, query, chunk, item.kv_head);
+            x = query_chunk(args, item.rows, query, chunk, item.share);
         }
         const u32 place = QueryPanels::place(own, chunk / 2) + chunk % 2 * 8;
         *reinterpret_cast<u32x2*>(shared.queries[consumer][0] + place) =
@@ -307,7 +308,7 @@ KERNEL(attention_sm90, AttentionArgs, THREADS, 1) {
     __syncthreads();
 
     if (item.first_run == item.last_run) {
-        merge_nothing(args, item.rows, item.num_queries / GROUP, item.kv_head, THREADS / 32);
+        merge_nothing(args, item.rows, item.num_queries / GROUP, item.share, THREADS / 32);
         return;
     }
     if (warpgroup == CONSUMERS) {
@@ -342,8 +343,8 @@ KERNEL(attention_sm90, AttentionArgs, THREADS, 1) {
             careful_pass(shared, warpgroup, state, s, item, args);
         }
         write_partial(state.out, state.most, state.total, query_of(thread_of_tile()), item.num_queries,
-                      item.first_state, item.kv_head, args);
-        merge_arrived(args, item.rows, item.num_queries / GROUP, item.kv_head, num_consumers(item) * 4,
+                      item.first_state, item.share, args);
+        merge_arrived(args, item.rows, item.num_queries / GROUP, item.share, num_consumers(item) * 4,
                       reinterpret_cast<u32*>(shared.queries), [&](u32 phase) {
                           // A careful pass has an even number of phases.
                           mbarrier_arrive(shared.met);

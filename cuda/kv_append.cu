@@ -12,17 +12,18 @@
 //            tables: places[rows], positions[rows][4], temperature[rows] if the layer has one. constants: see LayerConstants.
 //            places[row] = 0xffffffff: a padding row, whose q is written and whose k and v are not.
 // Grid       one block per row. The block computes the row's cosines and sines once, for all its heads. A head is the
-//            work of a team: TEAM neighbouring threads of a warp, two chunks each. Teams take heads in turn.
+//            work of a team: TEAM neighbouring threads of a warp, OWN chunks each: chunk n of member t is t + n * TEAM.
+//            Teams take heads in turn.
 // Numerics   f32 throughout, one rounding at each store; angles as in common/rope.cuh.
 // Memory     one pass: a head stays in registers between its load and its store, every chunk is read and written once,
 //            neighbouring threads take neighbouring chunks, and the next head's loads are under way before this one is
-//            used. Lanes that turn together meet in shared memory (32 bytes a thread, and 8 per pair of the row). The
+//            used. Lanes that turn together meet in shared memory (16 bytes a chunk, and 8 per pair of the row). The
 //            floor is the bytes of the heads, read once and written once.
-// Limits     D and Dv multiples of 4 up to 256; places are distinct, and k and v share no element (the plan and the
+// Limits     D and Dv multiples of 4 up to 576; places are distinct, and k and v share no element (the plan and the
 //            caller see to it).
 //
-// Header     HEAD_DIM, HEAD_DIM_V: u32; ROTATION: u32 as below; TEAM: a power of two up to 32, half a head's chunks or
-//            more; THREADS: whole warps; storage of packed, q, k, v.
+// Header     HEAD_DIM, HEAD_DIM_V: u32; ROTATION: u32 as below; TEAM: a power of two up to 32; OWN: as many chunks as
+//            make a head; THREADS: whole warps; storage of packed, q, k, v.
 
 // #include "common/prelude.cuh"
 // #include "common/dtype.cuh"
@@ -94,8 +95,6 @@ struct KvAppendArgs {
 };
 
 constexpr u32 PADDING = 0xffffffffu;
-// Chunks of a thread: chunk n of a head's team member t is t + n * TEAM.
-constexpr u32 OWN = 2;
 constexpr u32 TEAMS = THREADS / TEAM;
 
 struct Shared {

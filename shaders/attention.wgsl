@@ -4,13 +4,14 @@
 // Shapes    q [row, num_q_heads, head dim]; k, v [page, num_kv_heads, page_size, dim];
 //           partial [state, num_q_heads, value dim] f32, then lse [state, num_q_heads] f32.
 // Tables    see common/work_list.wgsl.
-// Grid      one workgroup per (item, KV head), folded to two dimensions. A tile is (rows x heads of the group) x keys.
+// Grid      one workgroup per (item, KV head, part of its heads, part of the value), folded to two dimensions. A tile is
+//           (rows x heads of the part) x keys.
 // Lanes     lane = (query group, key group). Scores: QUERIES_PER_LANE x KEYS_PER_LANE in registers. Values: the key
 //           group owns every 8th chunk of the output. Softmax: a query is one lane's. Queries never mix, so that a
 //           row's bits do not depend on its neighbours in the tile.
 // Numerics  f32 throughout, finite sentinels. Values of unseen keys are left out by selection and may hold anything.
-// Constants LANES, KEY_GROUPS, QUERIES_PER_LANE, KEYS_PER_LANE, GROUP, HEAD_CHUNKS, VALUE_CHUNKS (dims / 4),
-//           HAS_SOFT_CAP, HAS_GAP, HAS_SHIFT, PAIRS_ARE_HALVES, ROPE_FIRST, ROPE_PAIRS; storage q, k, v.
+// Constants LANES, KEY_GROUPS, QUERIES_PER_LANE, KEYS_PER_LANE, GROUP, HEAD_PARTS, HEAD_CHUNKS, VALUE_CHUNKS (dims
+//           / 4), VALUE_PARTS, HAS_SOFT_CAP, HAS_GAP, HAS_SHIFT, PAIRS_ARE_HALVES, ROPE_FIRST, ROPE_PAIRS; storage q, k, v.
 // #include "common/dtype.wgsl"
 // #include "common/lifetime.wgsl"
 // #include "common/work_list.wgsl"
@@ -19,8 +20,8 @@ const QUERIES: u32 = LANES / KEY_GROUPS * QUERIES_PER_LANE;
 const KEYS: u32 = KEY_GROUPS * KEYS_PER_LANE;
 // One key more than a tile has, so that neighbouring queries lie in different banks.
 const KEY_STRIDE: u32 = KEYS + 1u;
-// Output chunks of a lane; the last may lie beyond the value dim and is not written.
-const LANE_CHUNKS: u32 = (VALUE_CHUNKS + KEY_GROUPS - 1u) / KEY_GROUPS;
+// Output chunks of a lane; the last may lie beyond the part of the value and is not written.
+const LANE_CHUNKS: u32 = (PART_CHUNKS + KEY_GROUPS - 1u) / KEY_GROUPS;
 
 // Scores, then weights, of the tile: [query][key].
 var<workgroup> weights: array<f32, QUERIES * KEY_STRIDE>;
@@ -28,7 +29,7 @@ var<workgroup> weights: array<f32, QUERIES * KEY_STRIDE>;
 var<workgroup> seen: array<vec2<u32>, QUERIES>;
 // Greatest score of each key group: the maximum of the tile without another look at its scores.
 var<workgroup> group_most: array<f32, QUERIES * KEY_GROUPS>;
-// First chunk of each key's value.
+// First chunk of each key's part of its value.
 var<workgroup> value_base: array<u32, KEYS>;
 // Per query: the greatest score so far, the sum of weights so far, and by what the outputs shrink when the maximum
 // grows (at the end, 1 / sum).
@@ -42,13 +43,14 @@ fn attention(
     @builtin(num_workgroups) num_groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    // -- which item and head are mine
+    // -- which item and share of it are mine
     let place = group.y * num_groups.x + group.x;
-    let kv_head = place % params.num_kv_heads;
-    if place / params.num_kv_heads >= tables[0] {
+    if is_past_the_list(place) {
         return;
     }
-    let item = tables[1] + place / params.num_kv_heads * 8u;
+    let share = share_of(place);
+    let item = share.item;
+    let kv_head = share.kv_head;
     let rows = tables[2] + tables[item] * 8u;
     let num_queries = tables[item + 1u] * GROUP;
     let runs = tables[3] + tables[item + 2u] * 8u;
@@ -66,7 +68,7 @@ fn attention(
         let query = min(query_group * QUERIES_PER_LANE + i, num_queries - 1u);
         let row = rows + query / GROUP * 8u;
         query_base[i] = params.q_offset + tables[row] * params.q_row_stride
-            + (kv_head * GROUP + query % GROUP) * params.q_head_stride;
+            + (share.first_head + query % GROUP) * params.q_head_stride;
         query_shift[i] = tables[row + 5u];
         for (var c = 0u; c < LANE_CHUNKS; c++) {
             out[i * LANE_CHUNKS + c] = vec4<f32>(0.0);
@@ -103,7 +105,8 @@ fn attention(
                         + key % params.page_size * params.k_token_stride;
                     if query_group == 0u {
                         value_base[j * KEY_GROUPS + key_group] = params.v_offset + page * params.v_page_stride
-                            + kv_head * params.v_head_stride + key % params.page_size * params.v_token_stride;
+                            + kv_head * params.v_head_stride + key % params.page_size * params.v_token_stride
+                            + share.first_chunk;
                     }
                 }
                 var scores: array<f32, QUERIES_PER_LANE * KEYS_PER_LANE>;
@@ -188,7 +191,7 @@ fn attention(
                         weight[i] = weights[(query_group * QUERIES_PER_LANE + i) * KEY_STRIDE + j];
                     }
                     for (var c = 0u; c < LANE_CHUNKS; c++) {
-                        let chunk = min(c * KEY_GROUPS + key_group, VALUE_CHUNKS - 1u);
+                        let chunk = min(c * KEY_GROUPS + key_group, PART_CHUNKS - 1u);
                         let value = unpack_v(v[value_base[j] + chunk]);
                         for (var i = 0u; i < QUERIES_PER_LANE; i++) {
                             let old = out[i * LANE_CHUNKS + c];
@@ -206,20 +209,22 @@ fn attention(
     for (var query = lane; query < num_queries; query += LANES) {
         let is_empty = most[query] == NOTHING;
         rescale[query] = select(1.0 / total[query], 0.0, is_empty);
-        let state = (first_state + query / GROUP) * params.num_q_heads + kv_head * GROUP + query % GROUP;
-        partials[tables[7] + state] = select((most[query] + log2(total[query])) * LN_2, NOTHING, is_empty);
+        let state = (first_state + query / GROUP) * params.num_q_heads + share.first_head + query % GROUP;
+        if share.first_chunk == 0u {
+            partials[tables[7] + state] = select((most[query] + log2(total[query])) * LN_2, NOTHING, is_empty);
+        }
     }
     workgroupBarrier();
     if is_busy {
         for (var i = 0u; i < QUERIES_PER_LANE; i++) {
             let query = query_group * QUERIES_PER_LANE + i;
             if query < num_queries {
-                let state = (first_state + query / GROUP) * params.num_q_heads + kv_head * GROUP + query % GROUP;
+                let state = (first_state + query / GROUP) * params.num_q_heads + share.first_head + query % GROUP;
                 for (var c = 0u; c < LANE_CHUNKS; c++) {
                     let chunk = c * KEY_GROUPS + key_group;
-                    if chunk < VALUE_CHUNKS {
+                    if chunk < PART_CHUNKS {
                         let value = out[i * LANE_CHUNKS + c] * rescale[query];
-                        let at = (state * VALUE_CHUNKS + chunk) * 4u;
+                        let at = (state * VALUE_CHUNKS + share.first_chunk + chunk) * 4u;
                         partials[at] = value.x;
                         partials[at + 1u] = value.y;
                         partials[at + 2u] = value.z;

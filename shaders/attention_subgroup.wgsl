@@ -8,8 +8,8 @@
 // Unrolling Scores live in registers only if their loops are unrolled, which drivers promise where a counter alone indexes
 //           an array of as many elements: hence arrays of arrays. Loops over chunks and over a lane's queries that load
 //           must not be unrolled (every load in the text costs time to compile): flat arrays, counts known at run time.
-// Constants LANES, SUBGROUP, QUERIES_PER_LANE, KEYS_PER_LANE, GROUP, HEAD_CHUNKS, VALUE_CHUNKS (dims / 4),
-//           HAS_SOFT_CAP, HAS_GAP, HAS_SHIFT, PAIRS_ARE_HALVES, ROPE_FIRST, ROPE_PAIRS; storage q, k, v.
+// Constants LANES, SUBGROUP, QUERIES_PER_LANE, KEYS_PER_LANE, GROUP, HEAD_PARTS, HEAD_CHUNKS, VALUE_CHUNKS (dims / 4),
+//           VALUE_PARTS, HAS_SOFT_CAP, HAS_GAP, HAS_SHIFT, PAIRS_ARE_HALVES, ROPE_FIRST, ROPE_PAIRS; storage q, k, v.
 // #include "common/dtype.wgsl"
 // #include "common/lifetime.wgsl"
 // #include "common/work_list.wgsl"
@@ -23,13 +23,14 @@ fn attention_subgroup(
     @builtin(local_invocation_index) lane: u32,
     @builtin(subgroup_invocation_id) key_lane: u32,
 ) {
-    // -- which item, head and queries are mine
+    // -- which item, share of it and queries are mine
     let place = group.y * num_groups.x + group.x;
-    let kv_head = place % params.num_kv_heads;
-    if place / params.num_kv_heads >= tables[0] {
+    if is_past_the_list(place) {
         return;
     }
-    let item = tables[1] + place / params.num_kv_heads * 8u;
+    let share = share_of(place);
+    let item = share.item;
+    let kv_head = share.kv_head;
     let rows = tables[2] + tables[item] * 8u;
     let runs = tables[3] + tables[item + 2u] * 8u;
     let pages = tables[4] + tables[item + 4u];
@@ -46,7 +47,7 @@ fn attention_subgroup(
     var state: array<u32, QUERIES_PER_LANE>;
     for (var i = 0u; i < mine; i++) {
         let query = first + i * SUBGROUP;
-        let head = kv_head * GROUP + query % GROUP;
+        let head = share.first_head + query % GROUP;
         row[i] = rows + query / GROUP * 8u;
         query_base[i] = params.q_offset + tables[row[i]] * params.q_row_stride + head * params.q_head_stride;
         state[i] = (tables[item + 5u] + query / GROUP) * params.num_q_heads + head;
@@ -65,7 +66,7 @@ fn attention_subgroup(
     // -- empty states
     var most: array<f32, QUERIES_PER_LANE>;
     var total: array<f32, QUERIES_PER_LANE>;
-    var out: array<vec4<f32>, QUERIES_PER_LANE * VALUE_CHUNKS>; // [chunk][query]
+    var out: array<vec4<f32>, QUERIES_PER_LANE * PART_CHUNKS>; // [chunk][query]
     for (var i = 0u; i < QUERIES_PER_LANE; i++) {
         most[i] = NOTHING;
     }
@@ -100,7 +101,7 @@ fn attention_subgroup(
                 key_base[j] = params.k_offset + page * params.k_page_stride + kv_head * params.k_head_stride
                     + key % params.page_size * params.k_token_stride;
                 value_base[j] = params.v_offset + page * params.v_page_stride + kv_head * params.v_head_stride
-                    + key % params.page_size * params.v_token_stride;
+                    + key % params.page_size * params.v_token_stride + share.first_chunk;
             }
 
             // -- score
@@ -163,7 +164,7 @@ fn attention_subgroup(
             }
 
             // -- accumulate
-            for (var c = 0u; c < VALUE_CHUNKS; c++) {
+            for (var c = 0u; c < PART_CHUNKS; c++) {
                 var x: array<vec4<f32>, QUERIES_PER_LANE>;
                 for (var i = 0u; i < QUERIES_PER_LANE; i++) {
                     x[i] = out[c * QUERIES_PER_LANE + i] * shrink[i];
@@ -188,14 +189,16 @@ fn attention_subgroup(
     // -- write the partial states
     for (var i = 0u; i < mine; i++) {
         let is_empty = total[i] == 0.0;
-        partials[tables[7] + state[i]] = select((most[i] + log2(total[i])) * LN_2, NOTHING, is_empty);
+        if share.first_chunk == 0u {
+            partials[tables[7] + state[i]] = select((most[i] + log2(total[i])) * LN_2, NOTHING, is_empty);
+        }
         total[i] = select(1.0 / total[i], 0.0, is_empty);
     }
-    for (var n = 0u; n < mine * VALUE_CHUNKS; n++) {
-        let i = n / VALUE_CHUNKS;
-        let c = n % VALUE_CHUNKS;
+    for (var n = 0u; n < mine * PART_CHUNKS; n++) {
+        let i = n / PART_CHUNKS;
+        let c = n % PART_CHUNKS;
         let value = out[c * QUERIES_PER_LANE + i] * total[i];
-        let at = (state[i] * VALUE_CHUNKS + c) * 4u;
+        let at = (state[i] * VALUE_CHUNKS + share.first_chunk + c) * 4u;
         partials[at] = value.x;
         partials[at + 1u] = value.y;
         partials[at + 2u] = value.z;

@@ -9,6 +9,8 @@
 //! the ragged end of a full run not masked, weights or turned queries in one part, lanes behind the head dim not cleared,
 //! NaN and infinities of V not done again with care or given to all rows; the gap not masked, or forgotten in the careful
 //! pass alone (hole); a barrier that only busy warps reach (a message of the shim: divergence).
+//! Planted and seen red among wide heads and large groups: rows merged when one part of the value has arrived (CUDA); the KV
+//! head taken modulo instead of divided by the parts of its heads (WebGPU).
 //! Planted in the kernel for Hopper and seen red on `cuda-sim-90`. Refused by the simulated device: no wait for a full stage
 //! of keys or values, no wait for an empty one, the other parity, no wait for scores, consumers that do not meet before they
 //! clear. Wrong results (table, random): values with twice the stride or another panel, a stage given back before its
@@ -114,6 +116,34 @@ fn cases() -> Vec<Case> {
 #[test]
 fn table_of_cases() {
     let failures: Vec<String> = cases().iter().filter_map(|c| check(c).err()).collect();
+    assert!(failures.is_empty(), "{} failed:\n{}", failures.len(), failures.join("\n"));
+}
+
+/// Heads wider than a tile has room for, groups larger than a tile has queries, and both.
+#[rustfmt::skip]
+fn large_cases() -> Vec<Case> {
+    use DType::{BF16, F16};
+    use Kind::*;
+    use Mask::*;
+    let p = Case::PLAIN;
+    vec![
+        Case { heads: (1, 2), dims: (320, 256), tokens: 40, ..p.clone() },
+        Case { heads: (2, 2), dims: (512, 512), tokens: 40, norm: true, gate: true, ..p.clone() },
+        Case { heads: (1, 1), dims: (264, 272), tokens: 20, kind: Mixed, ..p.clone() },
+        Case { heads: (1, 128), dims: (16, 16), tokens: 20, kind: Decode, agents: 2, sinks: true, ..p.clone() },
+        Case { heads: (2, 96), dims: (8, 16), tokens: 20, kind: Mixed, agents: 3, ..p.clone() },
+        Case { heads: (1, 67), dims: (16, 8), tokens: 9, ..p.clone() },
+        Case { heads: (1, 128), dims: (576, 512), tokens: 20, kind: Decode, agents: 2, ..p.clone() },
+        Case { heads: (1, 128), dims: (576, 512), tokens: 20, kind: Decode, agents: 2, dtypes: (BF16, BF16), ..p.clone() },
+        Case { heads: (1, 4), dims: (576, 512), tokens: 40, dtypes: (F16, F16), kind: Sequential, ..p.clone() },
+        Case { heads: (1, 4), dims: (512, 512), tokens: 60, dtypes: (BF16, BF16), mask: Window(20), spoiled: (40, WILD), ..p.clone() },
+        Case { heads: (1, 128), dims: (64, 64), tokens: 20, kind: Decode, dtypes: (F16, F16), mask: HiddenImage, ..p.clone() },
+    ]
+}
+
+#[test]
+fn wide_heads_and_large_groups() {
+    let failures: Vec<String> = large_cases().iter().filter_map(|c| check(c).err()).collect();
     assert!(failures.is_empty(), "{} failed:\n{}", failures.len(), failures.join("\n"));
 }
 

@@ -105,7 +105,7 @@ fn layers_and_groups_are_those_of_the_model() {
     let groups = read(GEMMA4).kv_groups();
     let shapes: Vec<_> = groups.iter().map(|g| (g.num_kv_heads, g.head_dim, g.layers.len())).collect();
     assert_eq!(shapes, [(16, 256, 5), (4, 512, 1)]);
-    assert!(matches!(read(GEMMA4).validate(), Err(Error::Unsupported { .. })), "no kernel has 512 lanes");
+    assert_eq!(read(GEMMA4).validate(), Ok(()));
     assert_eq!(read(GEMMA3_4B).kinds[0].num_q_heads, 8); // the class's
 }
 

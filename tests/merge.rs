@@ -133,6 +133,7 @@ fn table_of_cases() {
         Case { rows: vec![1, 0, 3, 17], ..p.clone() },
         Case { rows: vec![2; 70], heads: 8, dim: 8, ..p.clone() },
         Case { rows: vec![3, 2], dim: 256, norm: 1, ..p.clone() },
+        Case { rows: vec![1, 3, 0], dim: 512, norm: 2, ..p.clone() },
         Case { rows: vec![3, 0, 2], norm: 2, gate: true, ..p.clone() },
         Case { rows: vec![3, 0, 2], norm: 3, gate: true, sinks: true, ..p.clone() },
         // More states than a warp has lanes.

@@ -1,7 +1,7 @@
 // arrival.cuh: the workgroup that writes the last state of a row merges the row. After state.cuh,
 // attention_args.cuh and fragment.cuh.
 //
-//   states | barrier | fence | count an arrival at (row, KV head) | fence | who is last | barrier | merge, epilogue
+//   states | barrier | fence | count an arrival at (row, part of the heads) | fence | who is last | barrier | merge, epilogue
 //
 // The last one takes all states in the order of the row's list, so that no bit depends on who it is, and puts the
 // counter back to 0: the next launch finds what this one found. A row of one state has nobody to wait for.
@@ -13,16 +13,16 @@ DEVICE void merge_row(const AttentionArgs& args, u32 row, u32 head, u32 list, u3
 }
 
 // The rows of an item without runs: nobody else writes them. All `warps` of the workgroup.
-DEVICE void merge_nothing(const AttentionArgs& args, u32 rows, u32 num_rows, u32 kv_head, u32 warps) {
-    for (u32 i = threadIdx.x / 32; i < num_rows * GROUP; i += warps) {
-        merge_row(args, args.tables[rows + i / GROUP * 8], kv_head * GROUP + i % GROUP, 0, 0);
+DEVICE void merge_nothing(const AttentionArgs& args, u32 rows, u32 num_rows, u32 share, u32 warps) {
+    for (u32 i = threadIdx.x / 32; first_lane_of(share) == 0 && i < num_rows * GROUP; i += warps) {
+        merge_row(args, args.tables[rows + i / GROUP * 8], first_head_of(share) + i % GROUP, 0, 0);
     }
 }
 
 // Called by the first `warps` warps, behind their stores of the item's states. `rows` is a word of the tables; `is_last`
 // is shared memory of `num_rows` words that is no longer needed; `barrier(i)` is the i-th barrier of these warps.
 template <class Barrier>
-DEVICE void merge_arrived(const AttentionArgs& args, u32 rows, u32 num_rows, u32 kv_head, u32 warps, u32* is_last,
+DEVICE void merge_arrived(const AttentionArgs& args, u32 rows, u32 num_rows, u32 share, u32 warps, u32* is_last,
                           Barrier barrier) {
     barrier(0);
     // Words of the tables, as merge.cu names them.
@@ -31,12 +31,12 @@ DEVICE void merge_arrived(const AttentionArgs& args, u32 rows, u32 num_rows, u32
     const u32 thread = thread_of_tile();
     for (u32 i = thread; i < num_rows; i += warps * 32) {
         const u32 row = args.tables[rows + i * 8];
-        const u32 count = args.tables[indptr + row + 1] - args.tables[indptr + row];
+        const u32 count = (args.tables[indptr + row + 1] - args.tables[indptr + row]) * VALUE_PARTS;
         if (count == 1) {
             is_last[i] = 1;
             continue;
         }
-        u32* arrivals = args.arrivals + u64(row) * args.params.num_kv_heads + kv_head;
+        u32* arrivals = args.arrivals + u64(row) * (args.params.num_kv_heads * HEAD_PARTS) + head_part_of(share);
         __threadfence();
         is_last[i] = atomicAdd(arrivals, 1u) + 1 == count;
         __threadfence();
@@ -49,7 +49,7 @@ DEVICE void merge_arrived(const AttentionArgs& args, u32 rows, u32 num_rows, u32
         if (is_last[i / GROUP] != 0) {
             const u32 row = args.tables[rows + i / GROUP * 8], first = args.tables[indptr + row];
             const u32 count = args.tables[indptr + row + 1] - first;
-            merge_row(args, row, kv_head * GROUP + i % GROUP, index + first, count);
+            merge_row(args, row, first_head_of(share) + i % GROUP, index + first, count);
         }
     }
 }

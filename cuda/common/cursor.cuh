@@ -1,4 +1,4 @@
-// cursor.cuh: the tiles of keys of an item, one after the other, and where their keys lie. After attention_args.cuh.
+// cursor.cuh: the tiles of keys of an item, one after the other, and where their keys lie. After share.cuh.
 
 // A tile of keys among an item's: its run, a word of the tables, and its first token.
 struct Cursor {
@@ -23,7 +23,7 @@ struct Place {
 };
 
 // Of key `key` of a tile; `pages` is a word of the tables.
-DEVICE Place place_of(Cursor cursor, u32 key, const AttentionArgs& args, u32 pages, u32 kv_head) {
+DEVICE Place place_of(Cursor cursor, u32 key, const AttentionArgs& args, u32 pages, u32 share) {
     const auto& params = args.params;
     const u32* run = args.tables + cursor.run;
     const u32 token = cursor.token + key;
@@ -33,7 +33,8 @@ DEVICE Place place_of(Cursor cursor, u32 key, const AttentionArgs& args, u32 pag
     }
     const u64 page = args.tables[pages + token / params.page_size], slot = token % params.page_size;
     return Place{
-        page * params.k_page_stride + slot * params.k_token_stride + u64(kv_head) * params.k_head_stride,
-        page * params.v_page_stride + slot * params.v_token_stride + u64(kv_head) * params.v_head_stride,
+        page * params.k_page_stride + slot * params.k_token_stride + u64(kv_head_of(share)) * params.k_head_stride,
+        page * params.v_page_stride + slot * params.v_token_stride + u64(kv_head_of(share)) * params.v_head_stride +
+            first_lane_of(share) / 4,
     };
 }

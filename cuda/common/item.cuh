@@ -1,8 +1,8 @@
-// item.cuh: the item and KV head of a workgroup, out of the tables of attention.cu. After attention_args.cuh.
+// item.cuh: the item and share of a workgroup, out of the tables of attention.cu. After share.cuh.
 
 // What all threads of a workgroup know. Places in the tables are words.
 struct Item {
-    u32 kv_head;
+    u32 share;
     // Words.
     u32 rows, first_run, last_run, pages;
     u32 num_queries, first_state;
@@ -10,10 +10,10 @@ struct Item {
 
 DEVICE Item item_of(const AttentionArgs& args) {
     const u32* tables = args.tables;
-    const u32* item = tables + tables[1] + blockIdx.x / args.params.num_kv_heads * 8;
+    const u32* item = tables + tables[1] + blockIdx.x / num_shares(args.params) * 8;
     const u32 first_run = tables[3] + item[2] * 8;
     return Item{
-        blockIdx.x % args.params.num_kv_heads,
+        blockIdx.x % num_shares(args.params),
         tables[2] + item[0] * 8,
         first_run,
         first_run + item[3] * 8,

@@ -2,7 +2,7 @@
 
 // `first_state` is that of the item's first row. Whole warps.
 DEVICE void write_partial(const f32 (&out)[VALUE_TILES][4], const f32 (&most)[2], const f32 (&total)[2], u32 query,
-                          u32 num_queries, u32 first_state, u32 kv_head, const AttentionArgs& args) {
+                          u32 num_queries, u32 first_state, u32 share, const AttentionArgs& args) {
     const u32 lane = threadIdx.x % 32;
 #pragma unroll
     for (u32 i = 0; i < 2; i++) {
@@ -15,11 +15,11 @@ DEVICE void write_partial(const f32 (&out)[VALUE_TILES][4], const f32 (&most)[2]
         // A key that is seen weighs 1 when it is the greatest.
         const bool is_empty = sum == 0.0f;
         const f32 inverse = is_empty ? 0.0f : 1.0f / sum;
-        const u64 state = u64(first_state + mine / GROUP) * args.params.num_q_heads + kv_head * GROUP + mine % GROUP;
-        if (lane % 4 == 0) {
+        const u64 state = u64(first_state + mine / GROUP) * args.params.num_q_heads + first_head_of(share) + mine % GROUP;
+        if (lane % 4 == 0 && first_lane_of(share) == 0) {
             args.lse[state] = is_empty ? NOTHING : (most[i] + log2f(sum)) * LN_2;
         }
-        f32* place = args.partials + state * VALUE_DIM + lane % 4 * 2;
+        f32* place = args.partials + state * VALUE_DIM + first_lane_of(share) + lane % 4 * 2;
 #pragma unroll
         for (u32 n = 0; n < VALUE_TILES; n++) {
             const f32 x = out[n][i * 2] * inverse, y = out[n][i * 2 + 1] * inverse;

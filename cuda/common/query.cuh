@@ -1,5 +1,5 @@
 // query.cuh: queries of an item, turned back by the position shift of the entry whose keys they meet. After dtype.cuh and
-// attention_args.cuh.
+// share.cuh.
 
 // Lane `lane` of q turned back by the entry's position shift: R(-shift) q. `turns`: cosine and sine per pair of lanes.
 DEVICE f32 shifted_lane(const q_t* query, u32 lane, f32 x, const u32* turns) {
@@ -16,10 +16,10 @@ DEVICE f32 shifted_lane(const q_t* query, u32 lane, f32 x, const u32* turns) {
 }
 
 // Lanes 4 chunk .. 4 chunk + 3 of query `query` of the item; `rows` is the word of its first row.
-DEVICE f32x4 query_chunk(const AttentionArgs& args, u32 rows, u32 query, u32 chunk, u32 kv_head) {
+DEVICE f32x4 query_chunk(const AttentionArgs& args, u32 rows, u32 query, u32 chunk, u32 share) {
     const u32* row = args.tables + rows + query / GROUP * 8;
     const q_t* base = args.q + 4 * (u64(row[0]) * args.params.q_row_stride +
-                                    u64(kv_head * GROUP + query % GROUP) * args.params.q_head_stride);
+                                    u64(first_head_of(share) + query % GROUP) * args.params.q_head_stride);
     f32x4 x = load_chunk(base, chunk);
     if (HAS_SHIFT && row[5] != 0) {
         const u32* turns = args.tables + args.tables[5] + (row[5] - 1) * ROPE_PAIRS * 2;

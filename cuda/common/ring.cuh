@@ -68,7 +68,7 @@ template <class Rows, u32 LANES, class T> DEVICE void load_panels(u8* rows, cons
 DEVICE u32 produce(Ring& ring, u32 tile, const Item& item, const AttentionArgs& args) {
     const u32 key = threadIdx.x / 32 % 4 * (KEYS / 4) + threadIdx.x % 32 % (KEYS / 4);
     Cursor cursor = {item.first_run, args.tables[item.first_run]};
-    Place place = place_of(cursor, key, args, item.pages, item.kv_head);
+    Place place = place_of(cursor, key, args, item.pages, item.share);
 #pragma unroll 1
     for (; cursor.run != item.last_run; tile++) {
         const u32 stage = tile % STAGES;
@@ -78,7 +78,7 @@ DEVICE u32 produce(Ring& ring, u32 tile, const Item& item, const AttentionArgs& 
         const u64 value_place = place.value;
         advance(cursor, item.last_run, args);
         if (cursor.run != item.last_run) {
-            place = place_of(cursor, key, args, item.pages, item.kv_head);
+            place = place_of(cursor, key, args, item.pages, item.share);
         }
         mbarrier_wait(ring.values_empty[stage], parity_of(tile) ^ 1);
         load_panels<ValuePanels, VALUE_DIM>(ring.values[stage], args.v, value_place);

@@ -2,8 +2,8 @@
 // first, one thread per key through the page table, then asynchronous copies of 16 bytes. After async.cuh,
 // fragment.cuh, cursor.cuh and unbounded.cuh.
 
-constexpr u32 QUERIES = 64;
-constexpr u32 THREADS = 128;
+// A warp for 16 queries.
+constexpr u32 THREADS = QUERIES * 2;
 
 DEVICE constexpr u32 round_up(u32 x, u32 multiple) {
     return (x + multiple - 1) / multiple * multiple;
@@ -11,9 +11,9 @@ DEVICE constexpr u32 round_up(u32 x, u32 multiple) {
 
 // Matrix products take 16 lanes of a head at a time; the lanes behind the head dim are zero in q and k.
 constexpr u32 PADDED_DIM = USES_MATRIX_UNITS ? round_up(HEAD_DIM, 16) : HEAD_DIM;
-// Chunks of 16 bytes: of a key and a value, and of their rows in shared memory, which have an even number.
+// Chunks of 16 bytes: of a key and a part of a value, and of their rows in shared memory, which have an even number.
 constexpr u32 KEY_CHUNKS = HEAD_DIM * sizeof(k_t) / 16;
-constexpr u32 VALUE_CHUNKS = VALUE_DIM * sizeof(v_t) / 16;
+constexpr u32 VALUE_CHUNKS = PART_DIM * sizeof(v_t) / 16;
 constexpr u32 KEY_ROW = round_up(KEY_CHUNKS, 2);
 constexpr u32 VALUE_ROW = round_up(VALUE_CHUNKS, 2);
 // Queries lie in shared memory as matrix products take them (16 bits, in parts that add up), or as f32.
@@ -45,11 +45,11 @@ template <u32 ROW, class Byte> DEVICE Byte* chunk_at(Byte* tile, u32 rows, u32 r
 // Finds where the keys of tile number `tile` lie, if there is one; `pages` is a word of the tables. Places are there
 // after a barrier.
 DEVICE void find_places(Shared& shared, u32 tile, Cursor cursor, u32 last_run, const AttentionArgs& args, u32 pages,
-                        u32 kv_head) {
+                        u32 share) {
     if (cursor.run == last_run || threadIdx.x >= KEYS) {
         return;
     }
-    const Place place = place_of(cursor, threadIdx.x, args, pages, kv_head);
+    const Place place = place_of(cursor, threadIdx.x, args, pages, share);
     shared.key_places[tile % 2][threadIdx.x] = place.key;
     shared.value_places[tile % 2][threadIdx.x] = place.value;
 }

@@ -5,7 +5,7 @@
 //           run      [first token, end token, full, span start, span end, rule, first token
 //           that any row sees, 0]; rule [birth kind, 3 operands, death
 //           kind, operand, 0, 0]. A run lies in one span; its tiles of keys start at multiples of the tile from the span.
-// Constants GROUP, HAS_SHIFT, PAIRS_ARE_HALVES, ROPE_FIRST, ROPE_PAIRS; storage q, k, v. Needs dtype.wgsl and lifetime.wgsl.
+// Constants GROUP, HEAD_PARTS, VALUE_CHUNKS, VALUE_PARTS, HAS_SHIFT, PAIRS_ARE_HALVES, ROPE_FIRST, ROPE_PAIRS; storage q, k, v. Needs dtype.wgsl and lifetime.wgsl.
 
 struct AttentionParams {
     num_q_heads: u32,
@@ -32,6 +32,36 @@ struct AttentionParams {
 @group(0) @binding(3) var<storage, read> v: array<v_chunk>;
 @group(0) @binding(4) var<storage, read> tables: array<u32>;
 @group(0) @binding(5) var<storage, read_write> partials: array<f32>;
+
+// What a workgroup has of an item. An item is launched once per KV head, part of its query heads (GROUP of them) and part
+// of the value (PART_CHUNKS chunks). Parts of the value have the same scores, each computed again; the first of them
+// writes what they share.
+struct Share {
+    // Word of the item in the tables.
+    item: u32,
+    kv_head: u32,
+    first_head: u32,
+    first_chunk: u32,
+}
+
+const PART_CHUNKS: u32 = VALUE_CHUNKS / VALUE_PARTS;
+
+// The share of the workgroup at `place` of the grid.
+fn share_of(place: u32) -> Share {
+    let shares = params.num_kv_heads * HEAD_PARTS * VALUE_PARTS;
+    let head_part = place % shares / VALUE_PARTS;
+    return Share(
+        tables[1] + place / shares * 8u,
+        head_part / HEAD_PARTS,
+        head_part * GROUP,
+        place % VALUE_PARTS * PART_CHUNKS,
+    );
+}
+
+// Whether the grid is larger than the list there.
+fn is_past_the_list(place: u32) -> bool {
+    return place / (params.num_kv_heads * HEAD_PARTS * VALUE_PARTS) >= tables[0];
+}
 
 const LN_2: f32 = 0.6931471805599453;
 // Below every score.

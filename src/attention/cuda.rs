@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::params::AttentionParams;
 use super::plan::Work;
 use super::problem::OP;
-use super::worklist::{Tile, WorkList};
+use super::worklist::{Tile, WorkList, value_parts};
 use super::{AttentionArgs, AttentionPlan};
 use super::{sm90, tables};
 use crate::backend::cuda::{Arch, CHUNK, Gpu, Launch, place};
@@ -16,9 +16,8 @@ use crate::merge::cuda::{Epilogue, States, epilogue, launch_states};
 use crate::merge::params::{MergeParams, Outputs};
 use crate::{DType, Device, Error, Result, Tensor, Workspace};
 
-/// Threads of a workgroup: 4 warps of 16 queries each.
-const THREADS: usize = 128;
-const QUERIES: usize = 64;
+/// Threads of a query: a warp has 16 of them.
+const THREADS: usize = 2;
 
 /// Shared memory of every variant: what the smallest of the architectures gives a workgroup.
 const SHARED_LIMIT: usize = 101376;
@@ -62,15 +61,18 @@ pub(super) fn tile(arch: Arch, spec: &LayerSpec) -> Tile {
     if sm90::serves(arch, spec) {
         return sm90::tile(spec);
     }
-    let is_wide = spec.head_dim.max(spec.head_dim_v) > 128;
-    let (keys, reason) = match (uses_matrix_units(spec), is_wide) {
-        (true, false) => (64, "16-bit q and KV of one type, in matrix units"),
-        (true, true) if spec.head_dim_v <= 192 => (32, "16-bit q and KV of one type, in matrix units, heads above 128"),
-        (true, true) => (16, "16-bit q and KV of one type, in matrix units, values above 192"),
-        (false, false) => (32, "f32 or mixed types"),
-        (false, true) => (16, "f32 or mixed types, heads above 128"),
+    let (dim, dim_v) = (spec.head_dim, spec.head_dim_v);
+    let (queries, keys, reason) = match (uses_matrix_units(spec), dim.max(dim_v)) {
+        (true, ..=128) => (64, 64, "16-bit q and KV of one type, in matrix units"),
+        (true, ..=256) if dim_v <= 192 => (64, 32, "16-bit q and KV of one type, in matrix units, heads above 128"),
+        (true, _) if dim <= 320 => (64, 16, "16-bit q and KV of one type, in matrix units, values above 192"),
+        (true, _) => (32, 16, "16-bit q and KV of one type, in matrix units, heads above 320"),
+        (false, ..=128) => (64, 32, "f32 or mixed types"),
+        (false, ..=256) => (64, 16, "f32 or mixed types, heads above 128"),
+        (false, _) if dim <= 320 => (32, 16, "f32 or mixed types, heads above 256"),
+        (false, _) => (32, 8, "f32 or mixed types, heads above 320"),
     };
-    Tile::of_cuda(THREADS, QUERIES, keys, reason)
+    Tile::of_cuda(queries * THREADS, queries, keys, reason)
 }
 
 /// How often a layer kind's tiles fit into shared memory, as `cuda/common/tile.cuh` lays them out.
@@ -84,7 +86,8 @@ struct Memory {
 }
 
 impl Memory {
-    fn new(arch: Arch, spec: &LayerSpec, keys: usize, has_shift: bool) -> Memory {
+    fn new(arch: Arch, spec: &LayerSpec, tile: &Tile, has_shift: bool) -> Memory {
+        let keys = tile.keys;
         let is_16_bit = uses_matrix_units(spec);
         let query_parts = if is_16_bit && has_shift { 2 } else { 1 };
         if sm90::serves(arch, spec) {
@@ -93,9 +96,9 @@ impl Memory {
         }
         let query = if is_16_bit { spec.head_dim.next_multiple_of(16) * 2 } else { spec.head_dim * 4 };
         let row = |dim: usize| (dim * spec.kv_dtype.size()).next_multiple_of(2 * COPY);
-        let stage = keys * (row(spec.head_dim) + row(spec.head_dim_v));
+        let stage = keys * (row(spec.head_dim) + row(spec.head_dim_v / value_parts(spec)));
         // Two places of 8 bytes per key, for this tile and the next.
-        let fixed = query_parts * QUERIES * query + 2 * keys * 16;
+        let fixed = query_parts * tile.queries * query + 2 * keys * 16;
         let stages = if fixed + 2 * stage <= SHARED_LIMIT { 2 } else { 1 };
         Memory { query_parts, stages, bytes: fixed + stages * stage }
     }
@@ -103,14 +106,17 @@ impl Memory {
 
 fn variant(arch: Arch, spec: &LayerSpec, has_gap: bool, has_shift: bool) -> (Variant, Memory) {
     let rope = spec.rope.as_ref().filter(|_| has_shift);
-    let keys = tile(arch, spec).keys;
-    let memory = Memory::new(arch, spec, keys, rope.is_some());
+    let tile = tile(arch, spec);
+    let memory = Memory::new(arch, spec, &tile, rope.is_some());
     let variant = Variant::new(if sm90::serves(arch, spec) { sm90::KERNEL } else { "attention" })
-        .u32("KEYS", keys)
+        .u32("QUERIES", tile.queries)
+        .u32("KEYS", tile.keys)
         .u32("STAGES", memory.stages)
-        .u32("GROUP", spec.group())
+        .u32("GROUP", tile.heads(spec))
+        .u32("HEAD_PARTS", tile.head_parts(spec))
         .u32("HEAD_DIM", spec.head_dim)
         .u32("VALUE_DIM", spec.head_dim_v)
+        .u32("VALUE_PARTS", value_parts(spec))
         .bool("USES_MATRIX_UNITS", uses_matrix_units(spec))
         .u32("QUERY_PARTS", memory.query_parts)
         .u32("WEIGHT_PARTS", WEIGHT_PARTS)
@@ -152,7 +158,9 @@ pub(super) fn covering_variants() -> Vec<Variant> {
         let shape = (dim, dim_v, [1, 2, 3, 5, 7, 8, 16][i % 7]);
         all.push(of(shape, types[i % types.len()], [i % 2 == 0, i % 4 == 0, i % 3 != 0]));
     }
-    for (dim, dim_v) in [(64, 64), (128, 128), (192, 128), (256, 192), (256, 256)] {
+    // Parts of a group and of the value.
+    all.push(of((512, 512, 128), (F32, BF16), [false; 3]));
+    for (dim, dim_v) in [(64, 64), (128, 128), (192, 128), (256, 192), (256, 256), (320, 256), (576, 512)] {
         for dtypes in [(BF16, BF16), (F32, F32)] {
             all.extend([[false; 3], [true; 3]].map(|flags| of((dim, dim_v, 4), dtypes, flags)));
         }
@@ -219,7 +227,7 @@ pub(super) fn warm_up(plan: &AttentionPlan, gpu: &Arc<Gpu>, workspace: &mut Work
 fn load(plan: &AttentionPlan, list: &WorkList, gpu: &Arc<Gpu>, workspace: &mut Workspace) -> Result<CudaSpace> {
     let spec = &plan.spec;
     let scratch = tables::scratch_words(list, spec) * 4;
-    let counters = plan.num_rows * spec.num_kv_heads;
+    let counters = plan.num_rows * spec.num_kv_heads * plan.tile.head_parts(spec);
     workspace.load_cuda(OP, gpu, plan.id, scratch, || tables::words(list, spec, plan.num_rows, counters))
 }
 
@@ -310,7 +318,7 @@ pub(super) fn run(
     };
     let launched = gpu.launch(&Launch {
         kernel: &kernel,
-        groups: list.items.len() * spec.num_kv_heads,
+        groups: list.items.len() * plan.tile.shares(spec),
         threads: plan.tile.lanes,
         shared_bytes: memory.bytes,
         args: bytemuck::bytes_of(&kernel_args),

@@ -33,13 +33,13 @@ pub(crate) enum Work {
 pub struct Stats {
     /// Keys of a tile.
     pub tile_keys: usize,
-    /// Query vectors of a tile: rows times heads of a group.
+    /// Query vectors of a tile: rows times heads of a group, or of a part of it.
     pub tile_queries: usize,
-    /// K/V tiles loaded, over all KV heads.
+    /// K/V tiles loaded, over all KV heads, parts of their query heads and parts of the value.
     pub tiles_loaded: u64,
     /// K/V tiles that would be loaded if every view had its own copy of everything it sees.
     pub tiles_unshared: u64,
-    /// Work items; each is launched once per KV head.
+    /// Work items; each is launched once per KV head, part of its query heads and part of the value.
     pub items: usize,
     /// Partial states that the merge reads, per head.
     pub partials: usize,
@@ -86,7 +86,7 @@ impl AttentionPlan {
             Work::List(list) => Stats {
                 tile_keys: self.tile.keys,
                 tile_queries: self.tile.queries,
-                ..list.stats(self.spec.num_kv_heads)
+                ..list.stats(self.tile.shares(&self.spec))
             },
         }
     }

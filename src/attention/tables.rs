@@ -6,7 +6,7 @@ use crate::layer::LayerSpec;
 /// Words of the table header; see `shaders/attention.wgsl`.
 const HEADER_WORDS: usize = 12;
 
-/// First word of the counters of arrivals, one per row and KV head, where the launch also merges.
+/// First word of the counters of arrivals, one per row and part of the query heads, where the launch also merges.
 #[cfg(feature = "cuda")]
 pub(crate) const ARRIVALS: usize = HEADER_WORDS;
 

@@ -6,7 +6,7 @@ use super::params::AttentionParams;
 use super::plan::Work;
 use super::problem::OP;
 use super::tables;
-use super::worklist::Tile;
+use super::worklist::{Tile, value_parts};
 use super::{AttentionArgs, AttentionPlan};
 use crate::backend::source::Variant;
 use crate::backend::webgpu::{Access, Gpu, Launch, chunks};
@@ -32,9 +32,11 @@ pub(super) fn variant(spec: &LayerSpec, tile: &Tile, has_gap: bool, has_shift: b
     variant
         .u32("LANES", tile.lanes)
         .u32("QUERIES_PER_LANE", tile.queries * key_groups / tile.lanes)
-        .u32("GROUP", spec.group())
+        .u32("GROUP", tile.heads(spec))
+        .u32("HEAD_PARTS", tile.head_parts(spec))
         .u32("HEAD_CHUNKS", spec.head_dim / 4)
         .u32("VALUE_CHUNKS", spec.head_dim_v / 4)
+        .u32("VALUE_PARTS", value_parts(spec))
         .bool("HAS_SOFT_CAP", spec.soft_cap.is_some())
         .bool("HAS_GAP", has_gap)
         .bool("HAS_SHIFT", rope.is_some())
@@ -74,6 +76,10 @@ pub(super) fn covering_variants() -> Vec<Variant> {
             all.push(variant(&spec, tile, i % 4 == 0, i % 3 != 0));
         }
     }
+    for (dim, dim_v, group) in [(320, 256, 96), (512, 512, 8), (576, 512, 128)] {
+        let spec = LayerSpec { head_dim_v: dim_v, ..LayerSpec::new(group, 1, dim) };
+        all.extend(tiles.iter().map(|tile| variant(&spec, tile, false, false)));
+    }
     all
 }
 
@@ -112,7 +118,7 @@ pub(super) fn encode(
             &w.tables,
             &w.scratch,
         ],
-        groups: list.items.len() * spec.num_kv_heads,
+        groups: list.items.len() * plan.tile.shares(spec),
     };
     let mut pass = encoder.begin_compute_pass(&Default::default());
     gpu.encode(&mut w.bindings, &mut pass, &launch)?;

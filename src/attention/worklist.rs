@@ -20,7 +20,7 @@ const PREFILL_ROWS: u32 = 17;
 pub(crate) struct Tile {
     /// Lanes of a workgroup.
     pub lanes: usize,
-    /// Query vectors (rows x heads of a group).
+    /// Query vectors (rows x heads of a part of a group).
     pub queries: usize,
     /// Keys.
     pub keys: usize,
@@ -41,6 +41,21 @@ impl Tile {
     #[cfg(feature = "cuda")]
     pub fn of_cuda(lanes: usize, queries: usize, keys: usize, reason: &'static str) -> Tile {
         Tile { lanes, queries, keys, split_tiles: 512 / keys, subgroup: 0, is_spread: false, merges: true, reason }
+    }
+
+    /// Query heads of one item: the most that divide a group and fit into a tile.
+    pub fn heads(&self, spec: &LayerSpec) -> usize {
+        (1..=spec.group().min(self.queries)).rev().find(|n| spec.group().is_multiple_of(*n)).unwrap_or(1)
+    }
+
+    /// Items per KV head that share its query heads.
+    pub fn head_parts(&self, spec: &LayerSpec) -> usize {
+        spec.group() / self.heads(spec)
+    }
+
+    /// Workgroups of an item: one per KV head, part of its query heads and part of the value.
+    pub fn shares(&self, spec: &LayerSpec) -> usize {
+        spec.num_kv_heads * self.head_parts(spec) * value_parts(spec)
     }
 
     /// The table: adapter and layer kind.
@@ -75,6 +90,12 @@ impl Tile {
             _ => tile(128, false, "a GPU"),
         }
     }
+}
+
+/// Parts of the value that an item accumulates one at a time: a lane keeps 256 lanes of a query's output at most. Each
+/// part computes the scores again.
+pub(crate) fn value_parts(spec: &LayerSpec) -> usize {
+    spec.head_dim_v.div_ceil(256)
 }
 
 /// Tables of the launch, word for word as the kernels read them.
@@ -261,7 +282,7 @@ impl WorkList {
             first_row += rows.len;
         }
 
-        let rows_per_tile = (tile.queries / spec.group()) as u32;
+        let rows_per_tile = (tile.queries / tile.heads(spec)) as u32;
         let mut states: Vec<EntryStates> = Vec::new();
         for (segment, classes) in &segments {
             let pages_begin = list.pages.len() as u32;
@@ -398,10 +419,10 @@ impl WorkList {
         }
     }
 
-    pub fn stats(&self, num_kv_heads: usize) -> Stats {
+    pub fn stats(&self, shares: usize) -> Stats {
         Stats {
-            tiles_loaded: self.tiles_loaded * num_kv_heads as u64,
-            tiles_unshared: self.tiles_unshared * num_kv_heads as u64,
+            tiles_loaded: self.tiles_loaded * shares as u64,
+            tiles_unshared: self.tiles_unshared * shares as u64,
             items: self.items.len(),
             partials: self.num_partials as usize,
             ..Stats::default()

@@ -27,15 +27,17 @@ struct Args {
 
 const _: () = assert!(size_of::<Args>() == 192);
 
-/// Chunks of a head that one thread holds.
-const OWN: usize = 2;
-
 /// Most threads of a block: more of them would only wait for each other at the barrier.
 const MOST_THREADS: usize = 256;
 
-/// Threads of a head: half its chunks, as many as a shuffle can reach.
+/// Threads of a head: half its chunks, at most as many as a shuffle can reach.
 fn team(dims: [usize; 2]) -> usize {
-    (dims[0].max(dims[1]) / CHUNK).div_ceil(OWN).next_power_of_two()
+    (dims[0].max(dims[1]) / CHUNK).div_ceil(2).next_power_of_two().min(32)
+}
+
+/// Chunks of a head that one thread holds.
+fn own(dims: [usize; 2]) -> usize {
+    (dims[0].max(dims[1]) / CHUNK).div_ceil(team(dims)).max(2)
 }
 
 /// Threads of a block: a team for each head of the row, as far as they fit.
@@ -45,7 +47,7 @@ fn threads(dims: [usize; 2], heads: usize) -> usize {
 
 /// Bytes of the kernel's `Shared`: a chunk for each one that a thread holds, and a cosine and a sine per lane pair.
 fn shared_bytes(dims: [usize; 2], threads: usize) -> usize {
-    threads * OWN * 16 + dims[0] / 2 * 8
+    threads * own(dims) * 16 + dims[0] / 2 * 8
 }
 
 fn variant(dims: [usize; 2], heads: usize, rotation: Rotation, dtype: DType, kv_dtype: DType) -> Variant {
@@ -54,6 +56,7 @@ fn variant(dims: [usize; 2], heads: usize, rotation: Rotation, dtype: DType, kv_
         .u32("HEAD_DIM_V", dims[1])
         .u32("ROTATION", rotation as usize)
         .u32("TEAM", team(dims))
+        .u32("OWN", own(dims))
         .u32("THREADS", threads(dims, heads))
         .storage("packed", dtype)
         .storage("q", dtype)
@@ -76,7 +79,9 @@ pub(super) fn variants() -> Vec<(String, String)> {
     use DType::{BF16, F16, F32};
     let mut storages = [(F32, F32), (F16, BF16), (BF16, F16), (BF16, F32)].into_iter().cycle();
     let mut all = Vec::new();
-    for (dims, heads) in [([8, 8], 3), ([64, 64], 20), ([80, 80], 9), ([64, 128], 12), ([256, 256], 24)] {
+    for (dims, heads) in
+        [([8, 8], 3), ([64, 64], 20), ([80, 80], 9), ([64, 128], 12), ([256, 256], 24), ([576, 512], 9)]
+    {
         for (rotation, (dtype, kv_dtype)) in Rotation::ALL.into_iter().zip(storages.by_ref()) {
             let v = variant(dims, heads, rotation, dtype, kv_dtype);
             all.push((format!("kv_append {}", v.options()), v.cuda()));

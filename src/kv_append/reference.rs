@@ -3,14 +3,14 @@
 use super::OP;
 use super::plan::KvAppendPlan;
 use super::problem::{KvAppendArgs, PADDING};
-use crate::layer::{Norm, Part, Rope, Temperature};
+use crate::layer::{MOST_LANES, Norm, Part, Rope, Temperature};
 use crate::tensor::{Memory, lock_read, lock_write};
 use crate::{Error, Result, Tensor};
 
 use std::sync::{Arc, RwLock};
 
 /// Lanes of one head; the layer's validation allows no more.
-type Lanes = [f64; 256];
+type Lanes = [f64; MOST_LANES];
 
 #[cfg_attr(not(any(feature = "webgpu", feature = "cuda")), allow(unused_variables))]
 fn host<'a>(name: &'static str, t: &'a Tensor) -> Result<&'a Arc<RwLock<Vec<u8>>>> {
@@ -31,7 +31,7 @@ pub(super) fn run(plan: &KvAppendPlan, args: &KvAppendArgs) -> Result<()> {
     let read = |row: usize, part: Part, h: usize, lanes: usize| -> Lanes {
         let (t, size) = (args.packed, spec.dtype.size());
         let first = t.offset() + row * t.strides()[0] + part.offset + h * part.head_stride;
-        let mut x = [0.0; 256];
+        let mut x = [0.0; MOST_LANES];
         for (d, x) in x[..lanes].iter_mut().enumerate() {
             *x = f64::from(t.dtype().decode(&packed[(first + d) * size..(first + d + 1) * size]));
         }

@@ -36,7 +36,7 @@ fn variant_of(plan: &KvAppendPlan) -> Variant {
 /// Every rotation and storage at some head dims.
 pub(super) fn variants() -> Vec<(String, String)> {
     let mut all = Vec::new();
-    for dims in [[8, 8], [64, 64], [80, 80], [128, 128], [64, 128], [256, 256]] {
+    for dims in [[8, 8], [64, 64], [80, 80], [128, 128], [64, 128], [256, 256], [576, 512]] {
         for rotation in Rotation::ALL {
             for dtype in DType::ALL {
                 for kv_dtype in DType::ALL {

@@ -14,6 +14,6 @@ pub use model::{KvGroup, ModelLayer, ModelSpec};
 pub use packed::{PackedLayout, Part};
 pub use rope::{Pairing, Rope};
 pub use rope_scaling::{Llama3Scaling, Yarn};
-pub(crate) use spec::ConstantPlaces;
+pub(crate) use spec::{ConstantPlaces, MOST_LANES};
 pub use spec::{Gate, LayerConstants, LayerSpec, LayerWeights, Norm};
 pub use temperature::Temperature;

@@ -131,7 +131,7 @@ mod tests {
             assert!(matches!(bad.validate(), Err(Error::Invalid { .. })), "{kind} {kv_from}");
         }
         let mut bad = model();
-        bad.kinds[0].head_dim = 512;
+        bad.kinds[0].head_dim = 1024;
         assert!(matches!(bad.validate(), Err(Error::Unsupported { .. })));
     }
 }

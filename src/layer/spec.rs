@@ -4,6 +4,9 @@ use super::{Rope, Temperature};
 use crate::kv::{Lifetimes, Modality};
 use crate::{Buffer, DType, Device, Error, Result};
 
+/// Most lanes of a head: a latent of 512 and 64 that turn.
+pub(crate) const MOST_LANES: usize = 576;
+
 /// A norm over the lanes of one head, in f32.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Norm {
@@ -67,9 +70,9 @@ pub struct LayerSpec {
     pub num_q_heads: usize,
     /// Key and value heads.
     pub num_kv_heads: usize,
-    /// Lanes of q and k: a multiple of 8, at most 256.
+    /// Lanes of q and k: a multiple of 8, at most 576.
     pub head_dim: usize,
-    /// Lanes of v and of the output: a multiple of 8, at most 256.
+    /// Lanes of v and of the output: a multiple of 8 up to 256, a multiple of 16 up to 512.
     pub head_dim_v: usize,
     /// Multiplies the scores.
     pub softmax_scale: f32,
@@ -144,13 +147,13 @@ impl LayerSpec {
         if kv == 0 || q == 0 || q % kv != 0 {
             return Err(Error::invalid(op, "num_q_heads", format!("a positive multiple of num_kv_heads = {kv}"), q));
         }
-        for (name, d) in [("head_dim", self.head_dim), ("head_dim_v", self.head_dim_v)] {
-            if d == 0 || d % 8 != 0 || d > 256 {
-                return Err(Error::unsupported(op, format!("{name} {d}"), "multiples of 8 from 8 to 256"));
-            }
+        let (d, dv) = (self.head_dim, self.head_dim_v);
+        if d == 0 || d % 8 != 0 || d > MOST_LANES {
+            return Err(Error::unsupported(op, format!("head_dim {d}"), "multiples of 8 from 8 to 576"));
         }
-        if self.group() > 64 {
-            return Err(Error::unsupported(op, format!("{} query heads per KV head", self.group()), "1 to 64"));
+        if dv == 0 || dv > 512 || dv % if dv > 256 { 16 } else { 8 } != 0 {
+            let can = "multiples of 8 from 8 to 256, multiples of 16 to 512";
+            return Err(Error::unsupported(op, format!("head_dim_v {dv}"), can));
         }
         if ![self.softmax_scale, self.q_scale, self.v_scale].iter().all(|scale| scale.is_finite()) {
             let got = format!("{}, {} and {}", self.softmax_scale, self.q_scale, self.v_scale);

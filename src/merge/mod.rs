@@ -75,7 +75,7 @@ impl MergePlan {
 pub fn shader_variants() -> Vec<(String, String)> {
     let mut all = Vec::new();
     for dtype in crate::DType::ALL {
-        for (dim, has_epilogue) in [(8, true), (64, false), (256, true)] {
+        for (dim, has_epilogue) in [(8, true), (64, false), (256, true), (512, true)] {
             let v = webgpu::variant(dim, dtype, has_epilogue);
             all.push((format!("merge {}", v.options()), v.wgsl()));
         }
@@ -89,7 +89,7 @@ pub fn shader_variants() -> Vec<(String, String)> {
 pub fn cuda_variants() -> Vec<(String, String)> {
     let mut all = Vec::new();
     for dtype in crate::DType::ALL {
-        for dim in [8, 64, 128, 256] {
+        for dim in [8, 64, 128, 256, 512] {
             let v = cuda::variant(dim, dtype);
             all.push((format!("merge {}", v.options()), v.cuda()));
         }

@@ -102,6 +102,8 @@ pub const CASES: &[Case] = &[
     Case { name: "dv smaller", heads: (4, 2), dims: (128, 64), rope: turn(Half, 64, 32, 1), norms: (Rms, Rms, Scaled), ..BASE },
     Case { name: "dv greater", heads: (4, 2), dims: (24, 72), rope: turn(Adjacent, 8, 8, 1), norms: (Off, Rms, Rms), pages: Nhd, gap: 8, ..BASE },
     Case { name: "latent lanes last", heads: (2, 1), dims: (80, 64), rope: turn(Adjacent, 64, 8, 1), storage: (BF16, BF16), ..BASE },
+    Case { name: "d576 latent", heads: (3, 1), dims: (576, 512), rope: turn(Adjacent, 512, 32, 1), norms: (Off, Scaled, Rms), rows: 3, ..BASE },
+    Case { name: "d512", heads: (2, 1), dims: (512, 512), rope: turn(Half, 0, 256, 1), norms: (Scaled, Scaled, Rms), storage: (BF16, BF16), rows: 3, ..BASE },
     Case { name: "first lane 2", dims: (16, 16), rope: turn(Half, 2, 4, 1), ..BASE },
     Case { name: "first lane 3 adjacent", dims: (24, 24), rope: turn(Adjacent, 3, 9, 4), norms: (Scaled, OnePlus, Off), ..BASE },
     Case { name: "odd pairs adjacent", dims: (16, 16), rope: turn(Adjacent, 0, 5, 1), ..BASE },

@@ -16,8 +16,7 @@ impl LayerSpec {
         }
     }
 
-    /// DeepSeek V3, absorbed form: all 128 query heads over one latent of 512 lanes and the 64 that turn. Refused for its
-    /// head dims and its group.
+    /// DeepSeek V3, absorbed form: all 128 query heads over one latent of 512 lanes and the 64 that turn.
     pub fn deepseek_v3_absorbed() -> Self {
         let expanded = LayerSpec::deepseek_v3();
         LayerSpec {

@@ -17,8 +17,7 @@ use crate::kv::{Birth, Death, Lifetime, Lifetimes};
 const OWN_SPAN: Lifetimes = Lifetimes::all(Lifetime { birth: Birth::SpanStart, death: Death::SpanEnd });
 
 impl LayerSpec {
-    /// Every preset, by family. Some are of layers that no kernel serves yet: [`LayerSpec::validate`] refuses those and
-    /// says why, as every plan does.
+    /// Every preset, by family. Where no kernel serves a layer kind [`LayerSpec::validate`] says why, as every plan does.
     pub fn presets() -> Vec<LayerSpec> {
         vec![
             LayerSpec::muse_spark_window(),
