@@ -111,6 +111,8 @@ impl Workspace {
             let tables = tables();
             let bytes: &[u8] = bytemuck::cast_slice(&tables);
             let grow = |have: &wgpu::Buffer, need: usize| (have.size() as usize) < need;
+            // Until everything has succeeded, what the workspace holds is no plan's.
+            self.plan_id = 0;
             if grow(&w.tables, bytes.len()) {
                 w.tables = w.gpu.create_buffer((bytes.len() * 3 / 2).next_multiple_of(16))?;
             }
