@@ -1,8 +1,10 @@
 //! Every CUDA variant, those of every preset included, compiles for every architecture, on a machine without any GPU: no
 //! errors, no spills, no local memory, no warnings of the assembler about what it could not do (C75xx). Prints a table of
-//! registers and shared memory. Needs NVRTC; its absence is a printed skip, and a failure when `COLATENT_REQUIRE` names
-//! `nvrtc`.
-//! Planted and seen red: a local array indexed at run time (local memory); a misspelt function (error).
+//! registers and shared memory. Where `COLATENT_NVDISASM` names a disassembler, the machine code of attention's kernels has
+//! the instructions that they are written for. Needs NVRTC; the absence of either is a printed skip, and a failure when
+//! `COLATENT_REQUIRE` names `nvrtc` or `nvdisasm`.
+//! Planted and seen red: a local array indexed at run time (local memory); a misspelt function (error); an instruction that a
+//! kernel does not use asked for.
 #![cfg(feature = "cuda")]
 
 use std::collections::BTreeMap;
@@ -41,12 +43,42 @@ fn usage(log: &str) -> Usage {
     }
 }
 
+/// What attention's machine code must have and does not. Hopper: products of a warpgroup with f32 sums, V transposed by its
+/// descriptor, copies that arrive at barriers, registers handed from the producer to consumers. The portable kernel in
+/// matrix units: products, matrix loads and asynchronous copies.
+fn missing_instructions(name: &str, target: &str, cubin: &[u8]) -> Result<Vec<&'static str>, String> {
+    let expected: &[&str] = match target {
+        "sm_90a" if name.starts_with("attention_sm90 ") => {
+            &["HGMMA.64x", ".F32", ".tnspB", "LDGSTS.E.BYPASS.128", "ARRIVES.LDGSTSBAR", "USETMAXREG"]
+        }
+        "sm_80" if name.starts_with("attention ") && name.contains("USES_MATRIX_UNITS=true") => {
+            &["HMMA.16816.F32", "LDSM.16.M88.4", "LDSM.16.MT88.4", "LDGSTS.E.BYPASS.128", "LDGDEPBAR"]
+        }
+        _ => &[],
+    };
+    let Some(disassembler) = std::env::var_os("COLATENT_NVDISASM").filter(|_| !expected.is_empty()) else {
+        return Ok(Vec::new());
+    };
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let path = std::env::temp_dir().join(format!("colatent-{}-{number}.cubin", std::process::id()));
+    std::fs::write(&path, cubin).map_err(|e| e.to_string())?;
+    let output = std::process::Command::new(disassembler).arg("-c").arg(&path).output();
+    let _ = std::fs::remove_file(&path);
+    let code = output.map_err(|e| format!("nvdisasm: {e}"))?;
+    if !code.status.success() {
+        return Err(format!("{name} {target}: nvdisasm: {}", String::from_utf8_lossy(&code.stderr)));
+    }
+    let code = String::from_utf8_lossy(&code.stdout);
+    Ok(expected.iter().copied().filter(|instruction| !code.contains(instruction)).collect())
+}
+
 fn lint(name: &str, source: &str, target: &str) -> Result<Usage, String> {
     let kernel = name.split([' ', '.']).next().unwrap_or(name);
     // `COLATENT_CACHE_DIR` keeps what was compiled, for a machine that is to run it.
     let folder = std::env::var_os("COLATENT_CACHE_DIR").map(std::path::PathBuf::from);
     let log = colatent::compile_offline(kernel, source, target, folder.as_deref());
-    let log = log.map_err(|e| format!("{name} {target}: {e}"))?;
+    let (log, cubin) = log.map_err(|e| format!("{name} {target}: {e}"))?;
     let used = usage(&log);
     let mut faults = Vec::new();
     if used.registers == 0 {
@@ -56,6 +88,7 @@ fn lint(name: &str, source: &str, target: &str) -> Result<Usage, String> {
         faults.push(format!("{} bytes of stack, {} bytes spilled", used.stack, used.spills));
     }
     faults.extend(log.lines().filter(|l| l.contains("C75") || l.contains("warning")).map(str::to_string));
+    faults.extend(missing_instructions(name, target, &cubin)?.iter().map(|i| format!("no {i} in the machine code")));
     if faults.is_empty() { Ok(used) } else { Err(format!("{name} {target}: {}", faults.join("; "))) }
 }
 
@@ -66,6 +99,10 @@ fn every_variant_compiles_for_every_architecture() {
         assert!(!required.split(',').any(|r| r == "nvrtc"), "COLATENT_REQUIRE=nvrtc, but {e}");
         eprintln!("SKIPPED: {e}");
         return;
+    }
+    if std::env::var_os("COLATENT_NVDISASM").is_none() {
+        assert!(!required.split(',').any(|r| r == "nvdisasm"), "COLATENT_REQUIRE=nvdisasm, but no COLATENT_NVDISASM");
+        eprintln!("SKIPPED the machine code: no COLATENT_NVDISASM");
     }
     let mut variants = colatent::attention::cuda_variants();
     variants.extend(colatent::kv_append::cuda_variants());

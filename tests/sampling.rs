@@ -20,9 +20,7 @@ mod harness;
 use std::cell::Cell;
 
 use colatent::DType::{self, F16, F32};
-use colatent::sampling::{
-    NO_TOKEN, Sampled, SamplingArgs, SamplingOutput, SamplingPlan, SamplingProblem, SamplingRow,
-};
+use colatent::sampling::{NO_TOKEN, Sampled, SamplingArgs, SamplingOutput, SamplingPlan, SamplingProblem, SamplingRow};
 use colatent::{Buffer, Device, Error, Tensor, Workspace};
 use harness::devices;
 use proptest::prelude::*;

@@ -188,11 +188,16 @@ pub(crate) fn version_name() -> String {
     }
 }
 
-/// Compiles a kernel's text for an architecture without a device, and returns the compiler's log. The cubin goes to
-/// `folder`, if there is one, as the cache would keep it.
+/// Compiles a kernel's text for an architecture without a device, and returns the compiler's log and the cubin, which also
+/// goes to `folder`, if there is one, as the cache would keep it.
 #[doc(hidden)]
-pub fn compile_offline(kernel: &str, source: &str, target: &str, folder: Option<&std::path::Path>) -> Result<String> {
+pub fn compile_offline(
+    kernel: &str,
+    source: &str,
+    target: &str,
+    folder: Option<&std::path::Path>,
+) -> Result<(String, Vec<u8>)> {
     let compiled = Nvrtc::get()?.compile(kernel, source, target)?;
     super::cache::keep(folder, source, target, &compiled.cubin);
-    Ok(compiled.log)
+    Ok((compiled.log, compiled.cubin))
 }
