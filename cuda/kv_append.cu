@@ -3,6 +3,7 @@
 //   q[row, h]             = scale * temperature[row] * rotate(norm_q(packed.q[row, h]))
 //   k[page, h, slot]      =         rotate(norm_k(packed.k[row, h]))      page * page_size + slot = places[row]
 //   v[page, h, slot]      = v_scale * norm_v(packed.v[row, h])
+//   where V is in K (V_IN_K) there is no v, and norm_k is over the first Dv lanes, the others pass
 //   norm(x)               = x / sqrt(mean(x^2) + eps), then * w or * (1 + w), or nothing
 //   rotate: lanes (a, b) of pair j -> mscale * (a cos - b sin, b cos + a sin), angle = position[axis[j]] * inv_freq[j];
 //           lanes outside the pairs pass
@@ -22,7 +23,7 @@
 // Limits     D and Dv multiples of 4 up to 576; places are distinct, and k and v share no element (the plan and the
 //            caller see to it).
 //
-// Header     HEAD_DIM, HEAD_DIM_V: u32; ROTATION: u32 as below; TEAM: a power of two up to 32; OWN: as many chunks as
+// Header     HEAD_DIM, HEAD_DIM_V: u32; V_IN_K: bool; ROTATION: u32 as below; TEAM: a power of two up to 32; OWN: as many chunks as
 //            make a head; THREADS: whole warps; storage of packed, q, k, v.
 
 // #include "common/prelude.cuh"
@@ -96,6 +97,8 @@ struct KvAppendArgs {
 
 constexpr u32 PADDING = 0xffffffffu;
 constexpr u32 TEAMS = THREADS / TEAM;
+// Of k and v, those that are stored.
+constexpr u32 KV_PARTS = V_IN_K ? 1 : 2;
 
 struct Shared {
     // The normed heads of the teams.
@@ -122,7 +125,7 @@ DEVICE Head head_of(const Params& params, u32 row, u32 place, u32 index) {
         head.part = PART_Q;
         head.source += params.packed_q + u64(index) * params.packed_q_head;
         head.target = u64(row) * params.q_row + u64(index) * params.q_head;
-    } else if (index < params.q_heads + 2 * params.kv_heads && place != PADDING) {
+    } else if (index < params.q_heads + KV_PARTS * params.kv_heads && place != PADDING) {
         const u32 page = place / params.page_size;
         const u32 slot = place % params.page_size;
         const u32 kv = index - params.q_heads;
@@ -143,6 +146,11 @@ DEVICE Head head_of(const Params& params, u32 row, u32 place, u32 index) {
 // Whether the head has this chunk: teams are wider than most heads.
 DEVICE bool has_chunk(const Head& head, u32 chunk) {
     return head.part < PART_V ? chunk < HEAD_DIM / 4 : head.part == PART_V && chunk < HEAD_DIM_V / 4;
+}
+
+// Whether the head's norm is over this chunk of it.
+DEVICE bool is_normed(const Head& head, u32 chunk) {
+    return !V_IN_K || head.part != PART_K || chunk < HEAD_DIM_V / 4;
 }
 
 // One thread's chunks of a head; zeros where it has none.
@@ -166,7 +174,7 @@ DEVICE void norm(const KvAppendArgs& args, const Head& head, u32 member, Chunks&
     f32 squares = 0.0f;
 #pragma unroll
     for (u32 n = 0; n < OWN; n++) {
-        squares += sum(chunks.x[n] * chunks.x[n]);
+        squares += is_normed(head, member + n * TEAM) ? sum(chunks.x[n] * chunks.x[n]) : 0.0f;
     }
 #pragma unroll
     for (u32 mask = TEAM / 2; mask > 0; mask /= 2) {
@@ -174,12 +182,16 @@ DEVICE void norm(const KvAppendArgs& args, const Head& head, u32 member, Chunks&
     }
     const u32 code = head.part == PART_Q ? params.q_norm : head.part == PART_K ? params.k_norm : params.v_norm;
     const f32 eps = head.part == PART_Q ? params.q_eps : head.part == PART_K ? params.k_eps : params.v_eps;
-    const f32 factor = norm_factor(code, squares, head.part == PART_V ? HEAD_DIM_V : HEAD_DIM, eps);
+    const bool is_over_v = head.part == PART_V || (V_IN_K && head.part == PART_K);
+    const f32 factor = norm_factor(code, squares, is_over_v ? HEAD_DIM_V : HEAD_DIM, eps);
     const f32* weights = reinterpret_cast<const f32*>(args.constants);
     weights += head.part == PART_Q ? 0 : head.part == PART_K ? HEAD_DIM : 2 * HEAD_DIM;
 #pragma unroll
     for (u32 n = 0; n < OWN; n++) {
         const u32 chunk = member + n * TEAM;
+        if (!is_normed(head, chunk)) {
+            continue;
+        }
         chunks.x[n] = chunks.x[n] * factor;
         if (norm_is_weighted(code) && has_chunk(head, chunk)) {
             chunks.x[n] = chunks.x[n] * norm_weight(code, load_chunk(weights, chunk));
@@ -289,7 +301,7 @@ KERNEL(kv_append, KvAppendArgs, THREADS, 1) {
     const u32 member = threadIdx.x % TEAM;
     const u32 row = blockIdx.x;
     const u32 place = args.tables[row];
-    const u32 heads = params.q_heads + 2 * params.kv_heads;
+    const u32 heads = params.q_heads + KV_PARTS * params.kv_heads;
     f32 scale = params.q_scale;
     if (params.temperature != 0) {
         scale *= reinterpret_cast<const f32*>(args.tables)[5 * u64(params.rows) + row];

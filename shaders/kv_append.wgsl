@@ -3,6 +3,7 @@
 //   q[row, h]             = scale * temperature[row] * rotate(norm_q(packed.q[row, h]))
 //   k[page, h, slot]      =         rotate(norm_k(packed.k[row, h]))      page * page_size + slot = places[row]
 //   v[page, h, slot]      = v_scale * norm_v(packed.v[row, h])
+//   where V is in K (V_IN_K) there is no v, and norm_k is over the first Dv lanes, the others pass
 //   norm(x)               = x / sqrt(mean(x^2) + eps), then * w or * (1 + w), or nothing
 //   rotate: lanes (a, b) of pair j -> mscale * (a cos - b sin, b cos + a sin), angle = position[axis[j]] * inv_freq[j];
 //           lanes outside the pairs pass
@@ -18,7 +19,7 @@
 // Limits     D and Dv multiples of 4; places are distinct, and k and v share no element (the plan and the caller see
 //            to it).
 //
-// Header     HEAD_DIM, HEAD_DIM_V: u32; ROTATION: u32 as below; storage of packed, q, k, v.
+// Header     HEAD_DIM, HEAD_DIM_V: u32; V_IN_K: bool; ROTATION: u32 as below; storage of packed, q, k, v.
 
 // #include "common/dtype.wgsl"
 // #include "common/norm.wgsl"
@@ -97,6 +98,8 @@ struct Head {
     source: u32,
     target_chunk: u32,
     chunks: u32,
+    // Those that the norm is over: the first ones.
+    norm_chunks: u32,
     norm: u32,
     // First weight of the norm in `constants`.
     weights: u32,
@@ -107,7 +110,11 @@ struct Head {
 }
 
 fn normed(head: Head, chunk: u32) -> vec4<f32> {
-    let x = unpack_packed(packed[head.source + chunk]) * head.factor;
+    let raw = unpack_packed(packed[head.source + chunk]);
+    if V_IN_K && chunk >= head.norm_chunks {
+        return raw;
+    }
+    let x = raw * head.factor;
     if !norm_is_weighted(head.norm) {
         return x;
     }
@@ -206,7 +213,7 @@ fn kv_append(
     @builtin(local_invocation_index) local: u32,
 ) {
     let item = (group.y * groups.x + group.x) * 64u + local;
-    let heads = params.q_heads + 2u * params.kv_heads;
+    let heads = params.q_heads + select(2u, 1u, V_IN_K) * params.kv_heads;
     if item >= params.rows * heads {
         return;
     }
@@ -221,6 +228,7 @@ fn kv_append(
     var eps = params.q_eps;
     head.row = row;
     head.chunks = HEAD_DIM / 4u;
+    head.norm_chunks = HEAD_DIM / 4u;
     if index < params.q_heads {
         head.part = PART_Q;
         head.source = source_row + params.packed_q + index * params.packed_q_head;
@@ -242,6 +250,7 @@ fn kv_append(
             head.target_chunk = params.k_base + page * params.k_page + kv * params.k_head + slot * params.k_slot;
             head.norm = params.k_norm;
             head.weights = HEAD_DIM;
+            head.norm_chunks = select(HEAD_DIM, HEAD_DIM_V, V_IN_K) / 4u;
             eps = params.k_eps;
         } else {
             let h = kv - params.kv_heads;
@@ -249,6 +258,7 @@ fn kv_append(
             head.source = source_row + params.packed_v + h * params.packed_v_head;
             head.target_chunk = params.v_base + page * params.v_page + h * params.v_head + slot * params.v_slot;
             head.chunks = HEAD_DIM_V / 4u;
+            head.norm_chunks = HEAD_DIM_V / 4u;
             head.norm = params.v_norm;
             head.weights = 2u * HEAD_DIM;
             eps = params.v_eps;
@@ -258,11 +268,11 @@ fn kv_append(
     head.factor = 1.0;
     if head.norm != NORM_NONE {
         var squares = 0.0;
-        for (var c = 0u; c < head.chunks; c++) {
+        for (var c = 0u; c < head.norm_chunks; c++) {
             let x = unpack_packed(packed[head.source + c]);
             squares += dot(x, x);
         }
-        head.factor = norm_factor(head.norm, squares, 4u * head.chunks, eps);
+        head.factor = norm_factor(head.norm, squares, 4u * head.norm_chunks, eps);
     }
 
     if ROTATION == ROTATE_NONE || head.part == PART_V {

@@ -309,6 +309,31 @@ impl Tensor {
         Ok(t)
     }
 
+    /// The same view with the first `lanes` of its last dimension: V in K, of [latent
+    /// layers](crate::layer::LayerSpec::v_in_k).
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if the dimension is shorter, or there is none.
+    pub fn first_lanes(&self, lanes: usize) -> Result<Self> {
+        let have = self.shape.last().copied().unwrap_or(0);
+        if lanes > have {
+            return Err(Error::invalid("tensor first_lanes", "lanes", format!("{have} at most"), lanes));
+        }
+        let mut t = self.clone();
+        t.shape.iter_mut().next_back().into_iter().for_each(|last| *last = lanes);
+        Ok(t)
+    }
+
+    /// Checks that `self` is [`Tensor::first_lanes`] of `whole`.
+    pub(crate) fn expect_first_lanes(&self, op: &'static str, argument: &'static str, whole: &Tensor) -> Result<()> {
+        let place = |t: &Tensor| (t.offset, t.strides.clone());
+        if !self.buffer.is_same(&whole.buffer) || place(self) != place(whole) {
+            let got = format!("offset {}, strides {:?}", self.offset, self.strides);
+            return Err(Error::invalid(op, argument, "the first lanes of k, as a view of it", got));
+        }
+        Ok(())
+    }
+
     /// Checks an operation's argument: type, shape, and a contiguous last dimension.
     pub(crate) fn expect(&self, op: &'static str, argument: &'static str, dtype: DType, shape: &[usize]) -> Result<()> {
         if self.dtype != dtype || self.shape != shape {

@@ -94,7 +94,8 @@ pub struct AttentionArgs<'a> {
     /// Keys `[pages, num_kv_heads, page_size, head_dim]` of the layer's KV dtype. An engine's page layout is a
     /// [permuted](Tensor::permute) view.
     pub k: &'a Tensor,
-    /// Values `[pages, num_kv_heads, page_size, head_dim_v]` of the layer's KV dtype.
+    /// Values `[pages, num_kv_heads, page_size, head_dim_v]` of the layer's KV dtype; where V is in K, a
+    /// [view](Tensor::first_lanes) of it.
     pub v: &'a Tensor,
     /// The layer's constants.
     pub constants: &'a LayerConstants,
@@ -119,6 +120,9 @@ impl AttentionArgs<'_> {
         let (heads, size) = (spec.num_kv_heads, plan.page_size);
         self.k.expect(OP, "k", spec.kv_dtype, &[pages, heads, size, spec.head_dim])?;
         self.v.expect(OP, "v", spec.kv_dtype, &[pages, heads, size, spec.head_dim_v])?;
+        if spec.v_in_k {
+            self.v.expect_first_lanes(OP, "v", self.k)?;
+        }
         self.constants.validate(OP, spec)?;
         validate_outputs(OP, spec, rows, self.gate, self.out, self.lse)
     }

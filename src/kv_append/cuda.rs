@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::OP;
 use super::params::{Params, Places, Rotation};
-use super::plan::KvAppendPlan;
+use super::plan::{KvAppendPlan, heads};
 use super::problem::KvAppendArgs;
 use crate::backend::cuda::{CHUNK, Gpu, Kernel, Launch, place};
 use crate::backend::source::Variant;
@@ -50,10 +50,11 @@ fn shared_bytes(dims: [usize; 2], threads: usize) -> usize {
     threads * own(dims) * 16 + dims[0] / 2 * 8
 }
 
-fn variant(dims: [usize; 2], heads: usize, rotation: Rotation, dtype: DType, kv_dtype: DType) -> Variant {
+fn variant(dims: [usize; 2], v_in_k: bool, heads: usize, rotation: Rotation, dtype: DType, kv_dtype: DType) -> Variant {
     Variant::new("kv_append")
         .u32("HEAD_DIM", dims[0])
         .u32("HEAD_DIM_V", dims[1])
+        .bool("V_IN_K", v_in_k)
         .u32("ROTATION", rotation as usize)
         .u32("TEAM", team(dims))
         .u32("OWN", own(dims))
@@ -69,9 +70,8 @@ fn dims(plan: &KvAppendPlan) -> [usize; 2] {
 }
 
 pub(super) fn variant_of(spec: &LayerSpec) -> Variant {
-    let heads = spec.num_q_heads + 2 * spec.num_kv_heads;
     let dims = [spec.head_dim, spec.head_dim_v];
-    variant(dims, heads, Rotation::of(spec.rope.as_ref()), spec.dtype, spec.kv_dtype)
+    variant(dims, spec.v_in_k, heads(spec), Rotation::of(spec.rope.as_ref()), spec.dtype, spec.kv_dtype)
 }
 
 /// Every rotation at some head dims; storages take turns.
@@ -83,7 +83,7 @@ pub(super) fn variants() -> Vec<(String, String)> {
         [([8, 8], 3), ([64, 64], 20), ([80, 80], 9), ([64, 128], 12), ([256, 256], 24), ([576, 512], 9)]
     {
         for (rotation, (dtype, kv_dtype)) in Rotation::ALL.into_iter().zip(storages.by_ref()) {
-            let v = variant(dims, heads, rotation, dtype, kv_dtype);
+            let v = variant(dims, dims == [576, 512], heads, rotation, dtype, kv_dtype);
             all.push((format!("kv_append {}", v.options()), v.cuda()));
         }
     }

@@ -54,7 +54,7 @@ impl KvAppendPlan {
 
     /// Heads of q, k and v in one row: what one launch splits its work into.
     pub(super) fn heads(&self) -> usize {
-        self.spec.num_q_heads + 2 * self.spec.num_kv_heads
+        heads(&self.spec)
     }
 
     /// The tables of a launch: the rows' places, their positions and, if the layer has a temperature, the factors of the
@@ -70,7 +70,8 @@ impl KvAppendPlan {
         let spec = &self.spec;
         let stored = self.places.iter().filter(|&&p| p != PADDING).count();
         let q = spec.num_q_heads * spec.head_dim;
-        let kv = spec.num_kv_heads * (spec.head_dim + spec.head_dim_v);
+        let v = if spec.v_in_k { 0 } else { spec.head_dim_v };
+        let kv = spec.num_kv_heads * (spec.head_dim + v);
         (2 * self.rows() * q + stored * kv) * spec.dtype.size() + stored * kv * spec.kv_dtype.size()
     }
 
@@ -123,6 +124,11 @@ impl KvAppendPlan {
     fn validate(&self, args: &KvAppendArgs) -> Result<()> {
         args.validate(&self.spec, self.layout.width, self.rows(), [self.num_pages, self.page_size])
     }
+}
+
+/// Heads of q, k and v in one row of a layer kind; V in K is none.
+pub(super) fn heads(spec: &LayerSpec) -> usize {
+    spec.num_q_heads + if spec.v_in_k { 1 } else { 2 } * spec.num_kv_heads
 }
 
 impl std::fmt::Display for KvAppendPlan {

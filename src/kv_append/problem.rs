@@ -39,7 +39,8 @@ pub struct KvAppendArgs<'a> {
     pub q: &'a Tensor,
     /// Written at the places: `[pages, num_kv_heads, page_size, head_dim]`, as the spec's kv_dtype.
     pub k: &'a Tensor,
-    /// Written at the places: `[pages, num_kv_heads, page_size, head_dim_v]`, as the spec's kv_dtype.
+    /// Written at the places: `[pages, num_kv_heads, page_size, head_dim_v]`, as the spec's kv_dtype. Where V is in K, a
+    /// [view](Tensor::first_lanes) of it, and written with it.
     pub v: &'a Tensor,
 }
 
@@ -98,6 +99,9 @@ impl KvAppendArgs<'_> {
         self.q.expect(OP, "q", spec.dtype, &[rows, q, d])?;
         self.k.expect(OP, "k", spec.kv_dtype, &[num_pages, kv, page_size, d])?;
         self.v.expect(OP, "v", spec.kv_dtype, &[num_pages, kv, page_size, dv])?;
+        if spec.v_in_k {
+            self.v.expect_first_lanes(OP, "v", self.k)?;
+        }
         for (name, t) in [("q", self.q), ("k", self.k), ("v", self.v)] {
             if t.buffer().is_same(self.packed.buffer()) {
                 return Err(Error::invalid(OP, name, "another buffer than packed", "the same"));

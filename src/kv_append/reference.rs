@@ -62,14 +62,15 @@ pub(super) fn run(plan: &KvAppendPlan, args: &KvAppendArgs) -> Result<()> {
         for row in rows() {
             for h in 0..spec.num_kv_heads {
                 let mut x = read(row, layout.k, h, spec.head_dim);
-                normalize(&mut x[..spec.head_dim], spec.k_norm, &weights.k_norm);
+                let normed = if spec.v_in_k { spec.head_dim_v } else { spec.head_dim };
+                normalize(&mut x[..normed], spec.k_norm, &weights.k_norm);
                 rotate(&mut x, spec.rope.as_ref(), &plan.positions[row]);
                 write(&mut out, args.k, at(row, h, args.k.strides()), &x[..spec.head_dim]);
             }
         }
     }
     let mut out = lock_write(v);
-    for row in rows() {
+    for row in rows().filter(|_| !spec.v_in_k) {
         for h in 0..spec.num_kv_heads {
             let mut x = read(row, layout.v, h, spec.head_dim_v);
             normalize(&mut x[..spec.head_dim_v], spec.v_norm, &weights.v_norm);

@@ -17,10 +17,11 @@ const ACCESS: [Access; 6] =
 /// Invocations of a workgroup, as in the kernel.
 const GROUP: usize = 64;
 
-fn variant(dims: [usize; 2], rotation: Rotation, dtype: DType, kv_dtype: DType) -> Variant {
+fn variant(dims: [usize; 2], v_in_k: bool, rotation: Rotation, dtype: DType, kv_dtype: DType) -> Variant {
     Variant::new("kv_append")
         .u32("HEAD_DIM", dims[0])
         .u32("HEAD_DIM_V", dims[1])
+        .bool("V_IN_K", v_in_k)
         .u32("ROTATION", rotation as usize)
         .storage("packed", dtype)
         .storage("q", dtype)
@@ -30,7 +31,7 @@ fn variant(dims: [usize; 2], rotation: Rotation, dtype: DType, kv_dtype: DType) 
 
 fn variant_of(plan: &KvAppendPlan) -> Variant {
     let s = &plan.spec;
-    variant([s.head_dim, s.head_dim_v], Rotation::of(s.rope.as_ref()), s.dtype, s.kv_dtype)
+    variant([s.head_dim, s.head_dim_v], s.v_in_k, Rotation::of(s.rope.as_ref()), s.dtype, s.kv_dtype)
 }
 
 /// Every rotation and storage at some head dims.
@@ -41,7 +42,7 @@ pub(super) fn variants() -> Vec<(String, String)> {
             for dtype in DType::ALL {
                 for kv_dtype in DType::ALL {
                     let name = format!("kv_append.{}.{}.{rotation:?}.{dtype}.{kv_dtype}", dims[0], dims[1]);
-                    all.push((name, variant(dims, rotation, dtype, kv_dtype).wgsl()));
+                    all.push((name, variant(dims, dims == [576, 512], rotation, dtype, kv_dtype).wgsl()));
                 }
             }
         }

@@ -2,6 +2,7 @@
 
 #[cfg(feature = "config")]
 mod config;
+mod latent;
 mod model;
 mod packed;
 mod presets;
@@ -10,6 +11,7 @@ mod rope_scaling;
 mod spec;
 mod temperature;
 
+pub use latent::{Latent, LatentForm};
 pub use model::{KvGroup, ModelLayer, ModelSpec};
 pub use packed::{PackedLayout, Part};
 pub use rope::{Pairing, Rope};

@@ -1,6 +1,6 @@
 //! [`ModelSpec`]: the layer kinds of a model, which layer is of which, and whose pages it reads.
 
-use super::LayerSpec;
+use super::{Latent, LayerSpec};
 use crate::{DType, Error, Result};
 
 /// A model as far as its attention goes: a few layer kinds and a list of layers.
@@ -12,6 +12,8 @@ pub struct ModelSpec {
     pub kinds: Vec<LayerSpec>,
     /// The layers in order.
     pub layers: Vec<ModelLayer>,
+    /// How K and V of the attention layers come from a latent, in models that have one.
+    pub latent: Option<Latent>,
 }
 
 /// One layer of a model.
@@ -37,6 +39,8 @@ pub struct KvGroup {
     pub head_dim: usize,
     /// Lanes of v.
     pub head_dim_v: usize,
+    /// Whether V is the first lanes of K, which have no pages of their own.
+    pub v_in_k: bool,
     /// Storage of K and V.
     pub kv_dtype: DType,
     /// The layers that store K and V, in order.
@@ -52,6 +56,13 @@ impl ModelSpec {
         }
     }
 
+    /// The model with its latent layers in their [absorbed form](Latent::absorbed); `None` without latent layers. Configs
+    /// are read in the expanded form.
+    pub fn absorbed(&self) -> Option<ModelSpec> {
+        let latent = self.latent?;
+        Some(ModelSpec { kinds: self.kinds.iter().map(|kind| latent.absorbed(kind)).collect(), ..self.clone() })
+    }
+
     /// The groups of layers with pages of one shape, in the order of their first layers. Layers that read another's pages
     /// are in none.
     pub fn kv_groups(&self) -> Vec<KvGroup> {
@@ -65,6 +76,7 @@ impl ModelSpec {
                 num_kv_heads: kind.num_kv_heads,
                 head_dim: kind.head_dim,
                 head_dim_v: kind.head_dim_v,
+                v_in_k: kind.v_in_k,
                 kv_dtype: kind.kv_dtype,
                 layers: Vec::new(),
             };
@@ -110,7 +122,7 @@ mod tests {
         let narrow = LayerSpec { num_kv_heads: 4, head_dim: 128, head_dim_v: 128, rope: None, ..window.clone() };
         let layer = |kind, kv_from| ModelLayer::Attention { kind, kv_from };
         let layers = vec![layer(0, 0), layer(1, 1), ModelLayer::Other("linear".into()), layer(0, 3), layer(0, 3)];
-        ModelSpec { name: "test".into(), kinds: vec![window, narrow], layers }
+        ModelSpec { name: "test".into(), kinds: vec![window, narrow], layers, latent: None }
     }
 
     #[test]

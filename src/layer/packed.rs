@@ -19,7 +19,7 @@ pub struct PackedLayout {
     pub q: Part,
     /// Keys, `num_kv_heads` of `head_dim`.
     pub k: Part,
-    /// Values, `num_kv_heads` of `head_dim_v`.
+    /// Values, `num_kv_heads` of `head_dim_v`; not read where V is in K.
     pub v: Part,
     /// Gates, `num_q_heads` of `head_dim_v`.
     pub gate: Option<Part>,
@@ -28,17 +28,17 @@ pub struct PackedLayout {
 }
 
 impl LayerSpec {
-    /// q, k, v and, if the layer has one, gate, one after the other, heads contiguous.
+    /// q, k, v (unless it is in K) and, if the layer has one, gate, one after the other, heads contiguous.
     pub fn packed(&self) -> PackedLayout {
         let (q, kv) = (self.num_q_heads, self.num_kv_heads);
         let (d, dv) = (self.head_dim, self.head_dim_v);
-        let v = (q + kv) * d;
-        let gate = v + kv * dv;
+        let v = if self.v_in_k { q * d } else { (q + kv) * d };
+        let gate = (q + kv) * d + if self.v_in_k { 0 } else { kv * dv };
         let has_gate = self.gate != Gate::None;
         PackedLayout {
             q: Part { offset: 0, head_stride: d },
             k: Part { offset: q * d, head_stride: d },
-            v: Part { offset: v, head_stride: dv },
+            v: Part { offset: v, head_stride: if self.v_in_k { d } else { dv } },
             gate: has_gate.then_some(Part { offset: gate, head_stride: dv }),
             width: gate + if has_gate { q * dv } else { 0 },
         }

@@ -82,6 +82,9 @@ pub struct LayerSpec {
     pub q_temperature: Option<Temperature>,
     /// Multiplies v after its norm, before it is stored (MiMo); 1 otherwise.
     pub v_scale: f32,
+    /// Whether V is the first `head_dim_v` lanes of K as they are stored: latent attention in its absorbed form. Then only
+    /// K is stored, `v` is a [view](crate::Tensor::first_lanes) of it, and the norm of k is over those lanes alone.
+    pub v_in_k: bool,
     /// `cap * tanh(score / cap)` on the scaled scores.
     pub soft_cap: Option<f32>,
     /// Whether each query head has a sink: a logit that takes part in the softmax and carries no value.
@@ -90,7 +93,7 @@ pub struct LayerSpec {
     pub rope: Option<Rope>,
     /// Norm of q, before rotation.
     pub q_norm: Norm,
-    /// Norm of k, before rotation.
+    /// Norm of k, before rotation: over all its lanes, or those that are V too.
     pub k_norm: Norm,
     /// Norm of v.
     pub v_norm: Norm,
@@ -119,6 +122,7 @@ impl LayerSpec {
             q_scale: 1.0,
             q_temperature: None,
             v_scale: 1.0,
+            v_in_k: false,
             soft_cap: None,
             sinks: false,
             rope: None,
@@ -131,6 +135,11 @@ impl LayerSpec {
             dtype: DType::F32,
             kv_dtype: DType::F32,
         }
+    }
+
+    /// Lanes of k that its norm is over.
+    pub(crate) fn k_norm_lanes(&self) -> usize {
+        if self.v_in_k { self.head_dim_v } else { self.head_dim }
     }
 
     /// Query heads per KV head.
@@ -161,6 +170,13 @@ impl LayerSpec {
         }
         if self.soft_cap.is_some_and(|c| !(c > 0.0 && c.is_finite())) {
             return Err(Error::invalid(op, "soft_cap", "a positive number", format!("{:?}", self.soft_cap)));
+        }
+        if self.v_in_k {
+            let first = self.rope.as_ref().map_or(d, |rope| rope.first_lane);
+            if dv > first || self.v_norm != Norm::None || self.v_scale != 1.0 {
+                let expected = "V of K's lanes in front of those that turn, without a norm or a factor of its own";
+                return Err(Error::invalid(op, "v_in_k", expected, format!("{dv} lanes of {d}, turning from {first}")));
+            }
         }
         if let Some(temperature) = &self.q_temperature {
             temperature.validate(op)?;
@@ -195,7 +211,7 @@ impl LayerSpec {
 pub struct LayerWeights {
     /// `head_dim` weights of the q norm.
     pub q_norm: Vec<f32>,
-    /// `head_dim` weights of the k norm.
+    /// `head_dim` weights of the k norm, or `head_dim_v` where V is in K.
     pub k_norm: Vec<f32>,
     /// `head_dim_v` weights of the v norm.
     pub v_norm: Vec<f32>,
@@ -240,7 +256,7 @@ impl LayerConstants {
         let room = |norm: Norm, lanes: usize| if norm.is_weighted() { lanes } else { 0 };
         for (have, need) in [
             (w.q_norm.len(), room(spec.q_norm, spec.head_dim)),
-            (w.k_norm.len(), room(spec.k_norm, spec.head_dim)),
+            (w.k_norm.len(), room(spec.k_norm, spec.k_norm_lanes())),
             (w.v_norm.len(), room(spec.v_norm, spec.head_dim_v)),
             (w.out_norm.len(), room(spec.out_norm, spec.head_dim_v)),
             (w.sinks.len(), if spec.sinks { spec.num_q_heads } else { 0 }),
@@ -261,7 +277,7 @@ impl LayerConstants {
         let (d, dv) = (spec.head_dim, spec.head_dim_v);
         let needs = [
             ("q_norm", &weights.q_norm, if spec.q_norm.is_weighted() { d } else { 0 }, d),
-            ("k_norm", &weights.k_norm, if spec.k_norm.is_weighted() { d } else { 0 }, d),
+            ("k_norm", &weights.k_norm, if spec.k_norm.is_weighted() { spec.k_norm_lanes() } else { 0 }, d),
             ("v_norm", &weights.v_norm, if spec.v_norm.is_weighted() { dv } else { 0 }, dv),
             ("out_norm", &weights.out_norm, if spec.out_norm.is_weighted() { dv } else { 0 }, dv),
             ("sinks", &weights.sinks, if spec.sinks { spec.num_q_heads } else { 0 }, spec.num_q_heads),

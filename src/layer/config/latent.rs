@@ -1,4 +1,4 @@
-//! Multi-head latent attention, in the expanded form: DeepSeek V3, Kimi K2 and K2.5, Kimi Linear.
+//! Multi-head latent attention, read in the expanded form: DeepSeek V3, Kimi K2 and K2.5, Kimi Linear.
 
 use serde_json::Value;
 
@@ -6,23 +6,28 @@ use super::fields::Fields;
 use super::layers::{FULL, by_type};
 use super::rope::RopeConfig;
 use crate::layer::model::ModelSpec;
-use crate::layer::{LayerSpec, Pairing};
+use crate::layer::{Latent, LayerSpec, Norm, Pairing};
 use crate::{Error, Result};
 
 /// Heads and dims: q and k have lanes that do not turn and then lanes that do; a KV head for each query head.
-fn heads(fields: &Fields) -> Result<(LayerSpec, usize)> {
+fn heads(fields: &Fields) -> Result<(LayerSpec, Latent)> {
     let heads = fields.usize("num_attention_heads")?;
-    let (still, turning) = (fields.usize("qk_nope_head_dim")?, fields.usize("qk_rope_head_dim")?);
-    // Derived from those in some configs, and of the latent cache, which the expanded form does not have.
-    fields.skip(&["num_key_value_heads", "head_dim", "qk_head_dim", "kv_lora_rank", "q_lora_rank"]);
-    let spec = LayerSpec { head_dim_v: fields.usize("v_head_dim")?, ..LayerSpec::new(heads, heads, still + turning) };
-    Ok((spec, still))
+    let latent = Latent {
+        rank: fields.usize("kv_lora_rank")?,
+        own: fields.usize("qk_nope_head_dim")?,
+        shared: fields.usize("qk_rope_head_dim")?,
+        values: fields.usize("v_head_dim")?,
+        norm: Norm::RmsScaled { eps: 1e-6 }, // the classes' own, not the config's
+    };
+    // Derived from those in some configs, and of the projection of q.
+    fields.skip(&["num_key_value_heads", "head_dim", "qk_head_dim", "q_lora_rank"]);
+    let spec = LayerSpec::new(heads, heads, latent.own + latent.shared);
+    Ok((LayerSpec { head_dim_v: latent.values, ..spec }, latent))
 }
 
 /// DeepSeek V3 and the Kimi models that are built like it. YaRN's factor is squared in the softmax scale.
 pub(super) fn decoder(fields: &Fields) -> Result<ModelSpec> {
-    let (base, still) = heads(fields)?;
-    let turning = base.head_dim - still;
+    let (base, latent) = heads(fields)?;
     let rope = RopeConfig::read(fields, None, Some(1e4))?;
     let pairing = match fields.bool_if("rope_interleave")?.unwrap_or(true) {
         true => Pairing::Adjacent,
@@ -31,12 +36,13 @@ pub(super) fn decoder(fields: &Fields) -> Result<ModelSpec> {
     let scale = rope.mscale_all_dim * rope.mscale_all_dim / (base.head_dim as f64).sqrt();
     let kind = LayerSpec {
         softmax_scale: scale as f32,
-        rope: Some(rope.rope(fields, turning, pairing)?.at_lane(still)),
+        rope: Some(rope.rope(fields, latent.shared, pairing)?.at_lane(latent.own)),
         ..base
     };
     fields.skip(&["ep_size", "scoring_func", "seq_aux"]);
     let types = vec![FULL.to_string(); fields.usize("num_hidden_layers")?];
-    by_type("deepseek_v3", &types, |_| Ok(Some(kind.clone())))
+    let model = by_type("deepseek_v3", &types, |_| Ok(Some(kind.clone())))?;
+    Ok(ModelSpec { latent: Some(latent), ..model })
 }
 
 /// The refusal of models whose indexer chooses the keys of a query: DeepSeek V3.2, GLM-5.
@@ -47,7 +53,7 @@ pub(super) fn selection(fields: &Fields) -> Result<Error> {
 
 /// Kimi Linear: latent layers without rotation between layers of linear attention.
 pub(super) fn between_linear_layers(fields: &Fields) -> Result<ModelSpec> {
-    let (base, _) = heads(fields)?;
+    let (base, latent) = heads(fields)?;
     fields.expect("mla_use_nope", Value::Bool(true))?;
     fields.expect("mla_use_output_gate", Value::Bool(false))?;
     fields.skip(&["rope_theta", "rope_scaling", "rope_parameters"]); // nothing turns
@@ -67,5 +73,6 @@ pub(super) fn between_linear_layers(fields: &Fields) -> Result<ModelSpec> {
     if types.len() != count {
         return Err(fields.wrong("layer_types", &format!("a list of {count}"), format!("one of {}", types.len())));
     }
-    by_type("kimi_linear", &types, |of| Ok((of == FULL).then(|| base.clone())))
+    let model = by_type("kimi_linear", &types, |of| Ok((of == FULL).then(|| base.clone())))?;
+    Ok(ModelSpec { latent: Some(latent), ..model })
 }

@@ -69,7 +69,7 @@ pub(super) fn by_type(
             None => ModelLayer::Other(of.clone()),
         });
     }
-    Ok(ModelSpec { name: name.into(), kinds, layers })
+    Ok(ModelSpec { name: name.into(), kinds, layers, latent: None })
 }
 
 /// The error for a layer type that the family does not have.

@@ -1,6 +1,6 @@
 //! Multi-head latent attention: DeepSeek V3, Kimi.
 
-use crate::layer::{LayerSpec, Pairing, Rope, Yarn};
+use crate::layer::{Latent, LayerSpec, Norm, Pairing, Rope, Yarn};
 
 impl LayerSpec {
     /// DeepSeek V3, expanded form: 128 heads of 192/128. The last 64 lanes of q and k turn (adjacent pairs, YaRN by 40)
@@ -18,15 +18,7 @@ impl LayerSpec {
 
     /// DeepSeek V3, absorbed form: all 128 query heads over one latent of 512 lanes and the 64 that turn.
     pub fn deepseek_v3_absorbed() -> Self {
-        let expanded = LayerSpec::deepseek_v3();
-        LayerSpec {
-            name: "deepseek_v3.absorbed".into(),
-            num_kv_heads: 1,
-            head_dim: 576,
-            head_dim_v: 512,
-            rope: expanded.rope.clone().map(|rope| rope.at_lane(512)),
-            ..expanded
-        }
+        Latent::deepseek_v3().absorbed(&LayerSpec::deepseek_v3())
     }
 
     /// Kimi K2, expanded form: 64 heads of 192/128, YaRN by 64, theta 5e4.
@@ -42,10 +34,27 @@ impl LayerSpec {
         }
     }
 
+    /// Kimi K2, absorbed form: its 64 heads over a latent as that of DeepSeek V3.
+    pub fn kimi_k2_absorbed() -> Self {
+        Latent::deepseek_v3().absorbed(&LayerSpec::kimi_k2())
+    }
+
     /// Kimi Linear 48B, latent layer, expanded form: 32 heads of 192/128, nothing turns. The model's other layers are
     /// linear attention, which is out of scope.
     pub fn kimi_linear_latent() -> Self {
         LayerSpec { name: "kimi_linear.latent".into(), head_dim_v: 128, ..LayerSpec::new(32, 32, 192) }
+    }
+
+    /// Kimi Linear 48B, latent layer, absorbed form: 32 heads over a latent as that of DeepSeek V3; nothing turns.
+    pub fn kimi_linear_absorbed() -> Self {
+        Latent::deepseek_v3().absorbed(&LayerSpec::kimi_linear_latent())
+    }
+}
+
+impl Latent {
+    /// That of DeepSeek V3 and the Kimi models: a latent of 512 lanes, 128 own and 64 shared ones of k, 128 of v.
+    pub fn deepseek_v3() -> Self {
+        Latent { rank: 512, own: 128, shared: 64, values: 128, norm: Norm::RmsScaled { eps: 1e-6 } }
     }
 }
 
