@@ -109,6 +109,25 @@ fn layers_and_groups_are_those_of_the_model() {
     assert_eq!(read(GEMMA3_4B).kinds[0].num_q_heads, 8); // the class's
 }
 
+/// Latent layers are read in the expanded form, with what the absorbed one needs.
+#[test]
+fn the_absorbed_form_is_one_call_away() {
+    for (config, layer, want) in [
+        (DEEPSEEK_V3, 60, LayerSpec::deepseek_v3_absorbed()),
+        (KIMI_K25, 0, LayerSpec::kimi_k2_absorbed()),
+        (KIMI_LINEAR, 3, LayerSpec::kimi_linear_absorbed()),
+    ] {
+        let model = read(config).absorbed().expect("a latent");
+        assert_eq!(model.validate(), Ok(()));
+        let of = model.kind(layer).expect("an attention layer");
+        let want = LayerSpec { dtype: of.dtype, kv_dtype: of.kv_dtype, ..want };
+        assert_same(of, &want, &want.name);
+        let group = &model.kv_groups()[0];
+        assert_eq!((group.num_kv_heads, group.head_dim, group.head_dim_v, group.v_in_k), (1, 576, 512, true));
+    }
+    assert!(read(GEMMA4).absorbed().is_none());
+}
+
 /// Gemma 4's small models: the last layers read the K and V of the last layer of their type before them.
 #[test]
 fn layers_that_share_kv_name_whose() {

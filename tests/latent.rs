@@ -1,9 +1,8 @@
 //! Multi-head latent attention in its two forms, on recorded layers of DeepSeek V3 (with and without YaRN) and Kimi
 //! Linear: the absorbed form over the latent meets what was recorded in the expanded one; states of both forms merge; the
 //! latent row is stored once, normed in its first lanes and turned in its last.
-//! Planted and seen red: the norm of the latent over the shared lanes too (definition; CUDA kernel; shader: latent row,
-//! absorbed, merged); its weights applied to them (CUDA kernel); v stored again over the first lanes of k (CUDA kernel:
-//! latent row, by the absence of its norm).
+//! Planted and seen red, in each case by all but the refusals: the norm of the latent over the shared lanes too (CUDA
+//! kernel; shader); v stored again over the first lanes of k (CUDA kernel).
 mod harness;
 
 use colatent::attention::{AttentionArgs, AttentionPlan, AttentionProblem, QueryRows};

@@ -8,12 +8,12 @@ use std::fmt::Write;
 
 use colatent::Error;
 use colatent::kv::{Birth, Death, Lifetime, Modality};
-use colatent::layer::{Gate, LayerSpec, Norm, Pairing, Rope};
+use colatent::layer::{Gate, Latent, LayerSpec, Norm, Pairing, Rope};
 use harness::golden::recordings;
 use harness::recorded;
 
 /// Presets and the recordings of their kind at other sizes.
-const RECORDED: [(&str, &str); 28] = [
+const RECORDED: [(&str, &str); 30] = [
     ("muse_spark.window", "muse_spark.0"),
     ("muse_spark.full", "muse_spark.1"),
     ("muse_glimmer.window", "muse_glimmer.0"),
@@ -32,7 +32,9 @@ const RECORDED: [(&str, &str); 28] = [
     ("gpt_oss.window", "gpt_oss.0"),
     ("gpt_oss.full", "gpt_oss.1"),
     ("deepseek_v3", "deepseek_yarn.0"),
+    ("deepseek_v3.absorbed", "deepseek_yarn.0"),
     ("kimi_linear.latent", "kimi_linear.0"),
+    ("kimi_linear.latent.absorbed", "kimi_linear.0"),
     ("gemma4.window", "gemma4.0"),
     ("gemma4.full", "gemma4.1"),
     ("qwen3_vl", "qwen3_vl.0"),
@@ -104,6 +106,7 @@ fn row(page: &mut String, spec: &LayerSpec) -> std::fmt::Result {
     let recorded = RECORDED.iter().find(|(preset, _)| *preset == spec.name).map_or("", |(_, recording)| recording);
     let dims = match (spec.head_dim, spec.head_dim_v) {
         (d, v) if d == v => d.to_string(),
+        (d, v) if spec.v_in_k => format!("{d}/{v}, V in K"),
         (d, v) => format!("{d}/{v}"),
     };
     let heads = format!("{}/{}", spec.num_q_heads, spec.num_kv_heads);
@@ -270,7 +273,19 @@ fn presets_are_what_was_recorded() {
                 colatent::kv::Lifetimes::window(1).with(Modality::Draft, Birth::SpanStart, Death::SpanEnd);
             assert_eq!(recorded.lifetimes.get(Modality::Text).death, death);
         }
-        if preset.name == "deepseek_v3" {
+        if preset.v_in_k {
+            // Recorded in the expanded form.
+            let size = |name: &str| golden.config(name) as usize;
+            let latent = Latent {
+                rank: size("kv_lora_rank"),
+                own: size("qk_nope_head_dim"),
+                shared: size("qk_rope_head_dim"),
+                values: size("v_head_dim"),
+                norm: preset.k_norm,
+            };
+            recorded = latent.absorbed(&recorded);
+        }
+        if preset.name.starts_with("deepseek_v3") {
             // Recorded with unequal weights of YaRN's factor, which leave some of it on cos and sin.
             recorded.rope.iter_mut().for_each(|r| r.mscale = 1.0);
         }
