@@ -17,6 +17,8 @@
 use colatent::Error;
 use colatent::kv::{Birth, Death, Header, Join, KvCache, Lifetimes, Modality, Modality::*, Span, ViewId};
 
+#[path = "kv/compose.rs"]
+mod compose;
 #[path = "kv/model.rs"]
 mod model;
 #[path = "kv/random.rs"]

@@ -144,7 +144,7 @@ impl KvCache {
     }
 
     /// Counts `n` entries like this one.
-    fn reach(&mut self, entry: &Entry, n: usize) {
+    pub(super) fn reach(&mut self, entry: &Entry, n: usize) {
         if let Some(segment) = self.segments.get_mut(entry.segment) {
             segment.add_reaches(entry.end(), n);
         }
@@ -152,7 +152,7 @@ impl KvCache {
 
     /// Counts an entry out and gives back what nobody reaches any more. Where an entry is replaced, the new one is counted
     /// first: what both reach must not be given back in between.
-    fn unreach(&mut self, entry: &Entry) {
+    pub(super) fn unreach(&mut self, entry: &Entry) {
         let Some(segment) = self.segments.get_mut(entry.segment) else { return };
         segment.remove_reach(entry.end());
         let alive = segment.shrink();

@@ -18,11 +18,11 @@ pub enum Join {
 
 /// Token ranges taken so far, disjoint and ascending, by segment and by the shift under which the branch sees them.
 #[derive(Default)]
-struct Taken(HashMap<(SegmentId, [i32; 4]), Vec<Range<u32>>>);
+pub(super) struct Taken(HashMap<(SegmentId, [i32; 4]), Vec<Range<u32>>>);
 
 impl Taken {
     /// Takes the entry's tokens; `fresh` is called with each run that was not taken before.
-    fn take(&mut self, entry: &Entry, mut fresh: impl FnMut(Entry)) {
+    pub(super) fn take(&mut self, entry: &Entry, mut fresh: impl FnMut(Entry)) {
         let ranges = self.0.entry((entry.segment, entry.shift)).or_default();
         let mut all = entry.start..entry.end();
         let first = ranges.partition_point(|r| r.end < all.start);
@@ -77,13 +77,13 @@ impl KvCache {
                 Join::Sequential => {
                     let own: i64 = fresh.iter().map(|run| i64::from(run.len)).sum();
                     let forked = i64::from(branch.next_position) - own;
-                    let offset = within(i64::from(joined.next_position) - forked)?;
-                    joined.next_position = within(i64::from(joined.next_position) + own)?;
+                    let offset = within(OP, i64::from(joined.next_position) - forked)?;
+                    joined.next_position = within(OP, i64::from(joined.next_position) + own)?;
                     offset
                 }
             };
             for run in &fresh {
-                place(&mut joined, run, offset)?;
+                place(OP, &mut joined, run, offset)?;
             }
         }
         self.adopt(OP, joined)
@@ -91,14 +91,14 @@ impl KvCache {
 }
 
 /// Puts a run at the next slots.
-fn place(joined: &mut View, run: &Entry, offset: i32) -> Result<()> {
+pub(super) fn place(op: &'static str, joined: &mut View, run: &Entry, offset: i32) -> Result<()> {
     let slot_base = joined.next_slot;
-    joined.next_slot = within(i64::from(slot_base) + i64::from(run.len))?;
-    joined.push(Entry { slot_base, shift: shifted("join", run.shift, [offset; 4])?, ..*run });
+    joined.next_slot = within(op, i64::from(slot_base) + i64::from(run.len))?;
+    joined.push(Entry { slot_base, shift: shifted(op, run.shift, [offset; 4])?, ..*run });
     Ok(())
 }
 
-fn within(n: i64) -> Result<i32> {
+pub(super) fn within(op: &'static str, n: i64) -> Result<i32> {
     i32::try_from(n)
-        .map_err(|_| Error::invalid("join", "branches", "slots and positions within 32 bits in the joined view", n))
+        .map_err(|_| Error::invalid(op, "branches", "slots and positions within 32 bits in the new view", n))
 }

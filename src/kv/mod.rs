@@ -4,17 +4,20 @@
 //! `p` in every layer's K and V tensors, `[page, kv head, slot, dim]`.
 
 mod cache;
+mod compose;
 mod edit;
 mod join;
 mod lifetime;
 mod modality;
 mod pool;
 mod read;
+mod refill;
 mod segment;
 mod slab;
 mod view;
 
 pub use cache::{Appended, KvCache};
+pub use compose::Piece;
 pub use join::Join;
 pub use lifetime::{Birth, Death, Header, Lifetime, Lifetimes, TileClass};
 pub use modality::Modality;
