@@ -6,6 +6,7 @@ pub mod attention;
 pub(crate) mod backend;
 mod device;
 mod dtype;
+pub mod ensemble;
 mod error;
 pub mod kv;
 pub mod kv_append;
@@ -26,3 +27,8 @@ pub use error::{Error, Result};
 pub use tensor::{Buffer, Tensor};
 #[cfg(feature = "webgpu")]
 pub use wgpu;
+
+/// The code of `docs/contemplating.md` runs as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/contemplating.md")]
+struct Contemplating;
