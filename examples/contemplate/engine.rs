@@ -5,7 +5,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::ops::AddAssign;
 
 use colatent::attention::{AttentionArgs, AttentionPlan, AttentionProblem, QueryRows, Stats};
-use colatent::kv::{Appended, KvCache, Modality, ViewId};
+use colatent::ensemble::{Batch, Drawn, confidence, mix};
+use colatent::kv::{KvCache, Modality, ViewId};
 use colatent::kv_append::{KvAppendArgs, KvAppendPlan, KvAppendProblem};
 use colatent::layer::{LayerConstants, LayerSpec, LayerWeights};
 use colatent::sampling::{Sampled, SamplingArgs, SamplingOutput, SamplingPlan, SamplingProblem, SamplingRow};
@@ -17,23 +18,8 @@ use crate::verify::Verifier;
 
 /// Tokens of a page.
 pub const PAGE: usize = 16;
-
-/// Rows of any number of views that go through the layers together.
-#[derive(Default)]
-pub struct Batch {
-    places: Vec<u32>,
-    positions: Vec<[i32; 4]>,
-    rows: Vec<QueryRows>,
-    /// `[rows, D_MODEL]`.
-    hidden: Vec<f32>,
-}
-
-impl Batch {
-    /// Rows staged so far.
-    pub fn len(&self) -> usize {
-        self.places.len()
-    }
-}
+/// Tokens whose probabilities say how sure the model is.
+const CONFIDENT_TOKENS: usize = 8;
 
 /// K/V tiles counted over layers and launches.
 #[derive(Clone, Copy, Default)]
@@ -86,7 +72,8 @@ pub struct Engine {
     /// Repeats every attention call, if asked to.
     pub verifier: Option<Verifier>,
     device: Device,
-    seed: u64,
+    /// Key of the weights and of the noise.
+    pub seed: u64,
     memory: Vec<LayerMemory>,
     kinds: [KindWorkspaces; 2],
     sampling: Workspace,
@@ -138,31 +125,18 @@ impl Engine {
     /// Makes room for `hidden` (rows of the latent space) at the end of the view and adds the rows to the batch.
     pub fn stage(&mut self, batch: &mut Batch, view: ViewId, modality: Modality, hidden: &[f32]) -> Result<()> {
         let appended = self.cache.append(view, modality, hidden.len() / D_MODEL)?;
-        self.stage_appended(batch, appended, hidden)
-    }
-
-    /// Like [`Engine::stage`], but goes on with the view's last span: a thought is one span that grows.
-    pub fn stage_more(&mut self, batch: &mut Batch, view: ViewId, hidden: &[f32]) -> Result<()> {
-        let appended = self.cache.extend(view, hidden.len() / D_MODEL)?;
-        self.stage_appended(batch, appended, hidden)
-    }
-
-    fn stage_appended(&mut self, batch: &mut Batch, appended: Appended, hidden: &[f32]) -> Result<()> {
-        let len = appended.len as i32;
-        let slots = appended.first_slot..appended.first_slot + len;
-        batch.places.extend(self.cache.places(appended.view, slots)?);
+        self.cache.write_places(&appended, &mut batch.places)?;
         // Positions count on in one dimension, whatever the modality, as in the model this one imitates.
-        batch.positions.extend((0..len).map(|i| [appended.first_position + i, 0, 0, 0]));
+        batch.positions.extend((0..appended.len as i32).map(|i| [appended.first_position + i; 4]));
         batch.rows.push(QueryRows::from(appended));
-        batch.hidden.extend_from_slice(hidden);
         Ok(())
     }
 
     /// Runs the rows through all layers: `[rows, D_MODEL]`. Whoever is in the batch, it is one launch of each operation
     /// per layer.
-    pub fn forward(&mut self, batch: &Batch) -> Result<Vec<f32>> {
-        let n = batch.len();
-        let mut x = batch.hidden.clone();
+    pub fn forward(&mut self, batch: &Batch, hidden: Vec<f32>) -> Result<Vec<f32>> {
+        let n = batch.places.len();
+        let mut x = hidden;
         let t = self.rows(n)?;
         let plans = [self.plan(WINDOW, batch)?, self.plan(FULL, batch)?];
         if let Some(verifier) = &mut self.verifier {
@@ -204,23 +178,48 @@ impl Engine {
         Ok((KvAppendPlan::new(&self.device, &append)?, AttentionPlan::new(&self.device, &attention)?))
     }
 
-    /// Draws a byte for each of `agents` from its row of the stream. The draw depends on seed, agent and step alone,
-    /// never on who else draws.
-    pub fn sample(&mut self, hidden: &[f32], agents: &[u32], step: u32) -> Result<Vec<Sampled>> {
-        let row = |&agent| SamplingRow { temperature: 0.8, top_k: 64, top_p: 0.95, min_p: 0.0, agent, step };
+    /// Draws a byte for each row of the stream, and measures how sure the model is. A draw depends on seed, agent and step
+    /// alone, never on who else draws.
+    pub fn sample(&mut self, hidden: &[f32], rows: &[SamplingRow]) -> Result<Vec<Drawn>> {
+        if rows.is_empty() {
+            return Ok(Vec::new());
+        }
+        let logits = self.model.logits(hidden);
+        let drawn = self.draw(&logits, rows, OUTPUT_MULTIPLIER, Some(LOGIT_CAP))?;
+        let sure = logits.chunks(VOCAB).map(|row| confidence(&capped(row), CONFIDENT_TOKENS));
+        Ok(drawn.into_iter().zip(sure).map(|(d, c)| Drawn { confidence: Some(c), ..Drawn::from(d) }).collect())
+    }
+
+    /// One byte for all rows: drawn from the mean of their distributions, since a cap comes between them and the head.
+    pub fn sample_mixed(&mut self, hidden: &[f32], row: SamplingRow) -> Result<Drawn> {
+        let logits: Vec<Vec<f32>> = self.model.logits(hidden).chunks(VOCAB).map(capped).collect();
+        let rows: Vec<&[f32]> = logits.iter().map(Vec::as_slice).collect();
+        let mixed = mix::probabilities(&rows, &vec![1.0; rows.len()])?;
+        let drawn = self.draw(&mixed, &[row], 1.0, None)?;
+        let drawn = drawn.first().ok_or("a row gives a token")?;
+        Ok(Drawn { confidence: Some(confidence(&mixed, CONFIDENT_TOKENS)), ..Drawn::from(*drawn) })
+    }
+
+    fn draw(
+        &mut self,
+        logits: &[f32],
+        rows: &[SamplingRow],
+        multiplier: f32,
+        cap: Option<f32>,
+    ) -> Result<Vec<Sampled>> {
         let problem = SamplingProblem {
             logits_dtype: DType::F32,
-            rows: agents.iter().map(row).collect(),
+            rows: rows.to_vec(),
             vocab: VOCAB,
-            output_multiplier: OUTPUT_MULTIPLIER,
-            soft_cap: Some(LOGIT_CAP),
+            output_multiplier: multiplier,
+            soft_cap: cap,
             seed: self.seed,
         };
-        let t = self.rows(agents.len())?;
-        t.logits.buffer().write(0, bytemuck::cast_slice(&self.model.logits(hidden)))?;
+        let t = self.rows(rows.len())?;
+        t.logits.buffer().write(0, bytemuck::cast_slice(logits))?;
         let plan = SamplingPlan::new(&self.device, &problem)?;
         plan.run(&SamplingArgs { logits: &t.logits, out: &t.sampled }, &mut self.sampling)?;
-        Ok(SamplingOutput::read(&t.sampled, agents.len())?)
+        Ok(SamplingOutput::read(&t.sampled, rows.len())?)
     }
 
     /// Runs one token and forgets it, so that compiling the kernels is not measured with the first prompt.
@@ -229,8 +228,8 @@ impl Engine {
         let mut batch = Batch::default();
         let token = self.model.embed_text(b" ");
         self.stage(&mut batch, view, Modality::Text, &token)?;
-        let hidden = self.forward(&batch)?;
-        self.sample(&hidden, &[0], 0)?;
+        let hidden = self.forward(&batch, token)?;
+        self.sample(&hidden, &[SamplingRow::default()])?;
         self.cache.release(view)?;
         self.reset_counters();
         Ok(())
@@ -264,6 +263,11 @@ impl Engine {
         self.rows.insert(n, rows.clone());
         Ok(rows)
     }
+}
+
+/// Logits as the sampler sees them.
+fn capped(logits: &[f32]) -> Vec<f32> {
+    logits.iter().map(|l| LOGIT_CAP * (l * OUTPUT_MULTIPLIER / LOGIT_CAP).tanh()).collect()
 }
 
 /// Adds to the residual stream.

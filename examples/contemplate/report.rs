@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use colatent::Device;
 
-use crate::flow::Outcome;
+use crate::flow::{Outcome, Task};
 
 /// Bytes of a thought that the table shows.
 const SHOWN: usize = 48;
@@ -14,10 +14,8 @@ const SHOWN: usize = 48;
 pub struct Report<'a> {
     /// Where attention ran.
     pub device: &'a Device,
-    /// Agents that thought.
-    pub agents: usize,
-    /// Tokens of each thought and of the answer.
-    pub tokens: usize,
+    /// What was asked for.
+    pub task: &'a Task,
     /// Worst error of `--verify`.
     pub max_abs_error: Option<f32>,
     /// What happened.
@@ -30,7 +28,7 @@ impl Report<'_> {
     }
 
     fn decode_per_s(&self) -> f64 {
-        per_second(self.agents * self.tokens, self.outcome.thinking)
+        per_second(self.outcome.thoughts.iter().map(Vec::len).sum(), self.outcome.thinking)
     }
 
     /// One object on one line.
@@ -38,8 +36,13 @@ impl Report<'_> {
         let o = self.outcome;
         let object = serde_json::json!({
             "device": self.device.to_string(),
-            "agents": self.agents,
-            "tokens": self.tokens,
+            "agents": self.task.agents,
+            "tokens": self.task.tokens,
+            "mode": self.task.mode.to_string(),
+            "synthesis": self.task.synthesis.to_string(),
+            "steps": o.steps,
+            "drafts_kept": o.drafts_kept,
+            "forgotten_bytes": o.forgotten_bytes,
             "prompt_tokens": o.prompt_tokens,
             "prefill_tokens_per_s": self.prefill_per_s(),
             "decode_tokens_per_s": self.decode_per_s(),
@@ -74,7 +77,20 @@ impl Report<'_> {
         let mut row = |name: &str, value: String| writeln!(to, "  {name:<18} {value}");
         row("device", self.device.to_string())?;
         row("prompt", format!("{} tokens of picture, sound and text", o.prompt_tokens))?;
-        row("agents", format!("{} x {} tokens, {} more for the second look", self.agents, self.tokens, o.crop_tokens))?;
+        row(
+            "agents",
+            format!(
+                "{} x {} tokens in {} steps, {}, {} more for the second look",
+                self.task.agents, self.task.tokens, o.steps, self.task.mode, o.crop_tokens
+            ),
+        )?;
+        row("synthesis", format!("{}: {}", self.task.synthesis, o.verdict))?;
+        if self.task.draft > 0 {
+            row("drafts", format!("{} tokens kept, none of which changed an answer", o.drafts_kept))?;
+        }
+        if self.task.budget.is_some() {
+            row("forgotten", format!("{} bytes of thoughts went back to the pool", o.forgotten_bytes))?;
+        }
         row("prefill", format!("{:.0} tokens/s", self.prefill_per_s()))?;
         row("decode", format!("{:.0} tokens/s over all agents", self.decode_per_s()))?;
         row("K/V bytes", kv)?;
