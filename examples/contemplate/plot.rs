@@ -1,5 +1,5 @@
 //! `--plot`: the forest over time as an SVG. A lane per agent behind the prompt that all share, a column per step, a colour
-//! per modality; curves say who reads whom.
+//! per modality, a tick where a page begins; curves say who reads whom.
 
 use std::fmt::Write;
 
@@ -131,8 +131,14 @@ fn draw(h: &History, out: &mut String) -> std::fmt::Result {
             "<path d=\"M{from_x} {from_y} C{from_x} {m} {from_x} {m} {to_x} {m}\" fill=\"none\" stroke=\"#999\"/>",
             m = y + 6
         )?;
+        let mut tokens = 0;
         for (step, fed) in h.steps.iter().enumerate() {
             let Some(&(_, text, pictures)) = fed.iter().find(|f| f.0 == lane.id) else { continue };
+            let before = tokens;
+            tokens += text + pictures;
+            if before == 0 || before.div_ceil(PAGE) < tokens.div_ceil(PAGE) {
+                writeln!(out, "<path d=\"M{} {} v4\" stroke=\"#333\"/>", step_x(step), y + 12)?;
+            }
             for (modality, n, up) in [(Modality::Text, text, 0), (Modality::Image, pictures, 6)] {
                 if n > 0 {
                     let (x, h) = (step_x(step), if pictures > 0 && text > 0 { 6 } else { 12 });
@@ -177,6 +183,10 @@ fn draw(h: &History, out: &mut String) -> std::fmt::Result {
         writeln!(out, "<text x=\"{}\" y=\"{}\">{modality}</text>", x + 14, y + 9)?;
     }
     let x = LEFT + legend.len() * 80;
-    writeln!(out, "<text x=\"{x}\" y=\"{}\" fill=\"#8d6cab\">reads</text>", height - 11)?;
+    writeln!(
+        out,
+        "<text x=\"{x}\" y=\"{}\"><tspan fill=\"#8d6cab\">reads</tspan>, ticks: pages begin, dots: stopped</text>",
+        height - 11
+    )?;
     writeln!(out, "</svg>")
 }

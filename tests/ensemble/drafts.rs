@@ -4,8 +4,10 @@
 //! gives a noncentrality of at least 20 000 * 0.03^2 / 0.4 = 45, which passes the threshold of 18.5 with probability
 //! above 0.95; one right sample in a thousand passes it, and seeds are fixed.
 
+use colatent::Device;
 use colatent::ensemble::{Ensemble, Input, Mode, Rules, Spawn, Thinking, Tree, rejection};
 use colatent::kv::{Join, Modality};
+use proptest::prelude::*;
 
 use super::mind::{Mind, drawn, hashed, tokens};
 use super::{ensemble, scene, spawns, step, warm};
@@ -74,66 +76,66 @@ fn a_node_sees_its_ancestors() {
     assert!(cache.used_pages() <= pages + 2, "a branch of its own is a segment of its own");
 }
 
-/// L35, L40: greedy or warm, with good drafts, bad drafts or none, an agent says the same tokens; good drafts take fewer
-/// steps. All agents and their drafts share each launch.
-#[test]
-fn drafts_never_change_a_token() {
-    for device in devices() {
-        let run = |drafts: usize| -> (Vec<Vec<u32>>, usize) {
-            let mut mind = Mind::new(device);
-            let (root, _) = mind.prompt(&(0..20).collect::<Vec<_>>());
-            let mut e = ensemble(Mode::Isolated);
-            let temperatures = [0.0, 1.0, 1.5];
-            let spawn = |(s, t): (Spawn, f32)| Spawn { sampling: warm(t), max_tokens: 12, ..s };
-            let all: Vec<Spawn> = spawns(3).into_iter().zip(temperatures).map(spawn).collect();
-            let ids = e.spawn(&mut mind.cache, root, &all).unwrap();
-            let right = if drafts == 2 { run_plain(device) } else { Vec::new() };
-            let mut steps = 0;
-            while e.alive().count() > 0 {
-                for (i, &id) in ids.iter().enumerate().filter(|_| steps > 0) {
-                    if !e.agent(id).unwrap().is_alive() {
-                        continue;
-                    }
-                    let n = e.agent(id).unwrap().tokens.len();
-                    let tree = match drafts {
-                        0 => continue,
-                        1 => Tree::new(vec![1, 2, 3, 4], vec![None, Some(0), None, Some(2)]).unwrap(),
-                        // A wrong branch, then the right one.
-                        _ => {
-                            let next: Vec<u32> = right[i][n..].iter().copied().take(3).collect();
-                            let parents = (0..next.len() as u32).map(|k| k.checked_sub(1).map(|p| p + 1));
-                            Tree::new([&[99], &next[..]].concat(), [None].into_iter().chain(parents).collect()).unwrap()
-                        }
-                    };
-                    e.propose(id, tree).unwrap();
-                }
-                mind.step(&mut e);
-                steps += 1;
-            }
-            (ids.iter().map(|&id| e.agent(id).unwrap().tokens.clone()).collect(), steps)
-        };
-        let (plain, steps) = run(0);
-        assert_eq!(plain, run_plain(device));
-        assert_eq!((plain.iter().map(Vec::len).collect::<Vec<_>>(), steps), (vec![12; 3], 12));
-        assert_eq!(run(1).0, plain, "{device}: bad drafts");
-        let (good, fewer) = run(2);
-        assert_eq!(good, plain, "{device}: good drafts");
-        assert_eq!(fewer, 4, "{device}: one token, then four a step");
-    }
-}
-
-fn run_plain(device: &colatent::Device) -> Vec<Vec<u32>> {
+/// Three agents of other temperatures over a prompt of 20 tokens, 12 tokens each, with drafts from `draft(agent, said)`:
+/// what they said, and in how many steps.
+fn say(device: &Device, seed: u64, mut draft: impl FnMut(usize, &[u32]) -> Option<Tree>) -> (Vec<Vec<u32>>, usize) {
     let mut mind = Mind::new(device);
     let (root, _) = mind.prompt(&(0..20).collect::<Vec<_>>());
-    let mut e = ensemble(Mode::Isolated);
-    let all: Vec<Spawn> = spawns(3)
-        .into_iter()
-        .zip([0.0, 1.0, 1.5])
-        .map(|(s, t)| Spawn { sampling: warm(t), max_tokens: 12, ..s })
-        .collect();
-    e.spawn(&mut mind.cache, root, &all).unwrap();
-    (0..12).for_each(|_| drop(mind.step(&mut e)));
-    e.agents().iter().map(|a| a.tokens.clone()).collect()
+    let mut e = Ensemble::new(seed, Mode::Isolated, Rules::default()).unwrap();
+    let spawn = |(s, t): (Spawn, f32)| Spawn { sampling: warm(t), max_tokens: 12, ..s };
+    let all: Vec<Spawn> = spawns(3).into_iter().zip([0.0, 1.0, 1.5]).map(spawn).collect();
+    let ids = e.spawn(&mut mind.cache, root, &all).unwrap();
+    let mut steps = 0;
+    while e.alive().count() > 0 {
+        for (i, &id) in ids.iter().enumerate() {
+            let agent = e.agent(id).unwrap();
+            if let Some(tree) = draft(i, &agent.tokens).filter(|_| steps > 0 && agent.is_alive()) {
+                e.propose(id, tree).unwrap();
+            }
+        }
+        mind.step(&mut e);
+        steps += 1;
+    }
+    (ids.iter().map(|&id| e.agent(id).unwrap().tokens.clone()).collect(), steps)
+}
+
+/// Up to 9 nodes of tokens that may well be right.
+fn random_tree(rng: &mut Rng) -> Tree {
+    let mut parents: Vec<Option<u32>> = Vec::new();
+    for n in 0..1 + rng.below(9) as u32 {
+        // The node before, or an ancestor of it, or none.
+        let mut parent = n.checked_sub(1);
+        while parent.is_some() && rng.below(3) == 0 {
+            parent = parents[parent.unwrap() as usize];
+        }
+        parents.push(parent);
+    }
+    Tree::new(parents.iter().map(|_| rng.below(4) as u32).collect(), parents).unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 4, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// L35, L40: greedy or warm, with good drafts, bad drafts or none, an agent says the same tokens; good drafts take fewer
+    /// steps. All agents and their drafts share each launch.
+    #[test]
+    fn drafts_never_change_a_token(seed: u64) {
+        for device in devices() {
+            let (plain, steps) = say(device, seed, |_, _| None);
+            prop_assert_eq!((plain.iter().map(Vec::len).collect::<Vec<_>>(), steps), (vec![12; 3], 12));
+            let mut rng = Rng(seed);
+            prop_assert_eq!(&say(device, seed, |_, _| Some(random_tree(&mut rng))).0, &plain, "{}: random drafts", device);
+            // A wrong branch, then the right one.
+            let right = |i: usize, said: &[u32]| {
+                let next: Vec<u32> = plain[i][said.len()..].iter().copied().take(3).collect();
+                let parents = (0..next.len() as u32).map(|k| k.checked_sub(1).map(|p| p + 1));
+                Tree::new([&[99], &next[..]].concat(), [None].into_iter().chain(parents).collect()).ok()
+            };
+            let (good, fewer) = say(device, seed, right);
+            prop_assert_eq!(&good, &plain, "{}: good drafts", device);
+            prop_assert_eq!(fewer, 4, "{}: one token, then four a step", device);
+        }
+    }
 }
 
 /// Stops hold inside a draft: an end token, a budget and a close token cut it.

@@ -100,8 +100,8 @@ fn what_does_not_fit_the_flow_is_refused() {
 /// others dying: the same tokens.
 #[test]
 fn tokens_do_not_depend_on_company() {
-    let prompt: Vec<u32> = (0..37).map(|i| i % 11).collect();
-    for device in devices() {
+    for (device, len) in devices().iter().flat_map(|d| [(d, 37), (d, 3), (d, 48)]) {
+        let prompt: Vec<u32> = (0..len).map(|i| i % 11).collect();
         let think = |streams: &[u32], disturb: bool| -> Vec<Vec<u32>> {
             let mut mind = Mind::new(device);
             let (root, logits) = mind.prompt(&prompt);
@@ -296,4 +296,21 @@ fn a_long_life_loses_no_page() {
         cache.release(root).unwrap();
         assert_eq!(cache.used_pages(), 0, "{mode:?}");
     }
+}
+
+/// A beam takes over another's history, its step included, and keeps its own name and noise.
+#[test]
+fn a_beam_goes_on_at_its_parents_step() {
+    let (mut memory, mut cache, mut e, root, ids) = scene(Mode::Isolated, 6, 1);
+    (0..3).for_each(|_| drop(step(&mut memory, &mut cache, &mut e)));
+    let late =
+        e.spawn(&mut cache, root, &[Spawn { suffix: vec![70], stream: Some(30), ..Spawn::default() }]).unwrap()[0];
+    e.reparent(&mut cache, &[(late, ids[0])]).unwrap();
+    assert!(e.reparent(&mut cache, &[(late, ids[0]), (late, ids[0])]).is_err(), "a child once");
+    let (beam, parent) = (e.agent(late).unwrap(), e.agent(ids[0]).unwrap());
+    assert_eq!((beam.sampling.step, beam.sampling.agent, beam.parent), (3, 30, Some(ids[0])));
+    assert_eq!((&beam.tokens, &beam.pending), (&parent.tokens, &parent.pending));
+    step(&mut memory, &mut cache, &mut e);
+    let seen = |id| tokens(&memory.all(&cache, e.agent(id).unwrap().view.unwrap()));
+    assert_eq!(seen(late), seen(ids[0]));
 }

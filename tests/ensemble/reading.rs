@@ -3,6 +3,8 @@
 use colatent::ensemble::{Batch, Ensemble, Mode, Spawn, Tree};
 use colatent::kv::{Join, KvCache, Modality};
 
+use proptest::prelude::*;
+
 use super::mind::{Memory, Mind, drawn, spec, tokens};
 use super::{ensemble, scene, spawns, step};
 use crate::harness::{Rng, compare, devices};
@@ -108,49 +110,52 @@ fn a_published_note_is_read_in_turn() {
     assert!(ensemble(LIVE).publish(&mut cache, ids[1], 0..1, &[]).is_err(), "everything is visible");
 }
 
-/// What agents read is one sequence in a row: attention over a reading is attention over a plain view of the same tokens.
-/// L32: where nothing was shown yet, agents are alone, bit for bit.
-#[test]
-fn reading_each_other_is_reading_one_sequence() {
-    for device in devices() {
-        let mut mind = Mind::new(device);
-        let prompt: Vec<u32> = (0..21).collect();
-        let (root, _) = mind.prompt(&prompt);
-        let never = Mode::Live { positions: Join::Sequential, every: u32::MAX };
-        let mut answers: Vec<Vec<Vec<f32>>> = Vec::new();
-        for mode in [LIVE, Mode::Isolated, never] {
-            let mut e = ensemble(mode);
-            e.spawn(&mut mind.cache, root, &spawns(3)).unwrap();
-            let mut outs = Vec::new();
-            let mut fed: Vec<Vec<u32>> = vec![Vec::new(); 3];
-            for t in 0..5u32 {
-                let batch = e.step(&mut mind.cache).unwrap();
-                let out = mind.attend(&batch);
-                let shown = fed.clone();
-                for a in 0..3 {
-                    fed[a].push(if t == 0 { 500 + a as u32 } else { 30 * a as u32 + t - 1 });
-                    if mode == LIVE {
-                        let others = (0..3).filter(|&b| b != a).flat_map(|b| shown[b].clone());
-                        let all: Vec<u32> = prompt.iter().copied().chain(others).chain(fed[a].clone()).collect();
-                        let mut plain = Mind::new(device);
-                        let want = one_sequence(&mut plain, &all);
-                        let got = &out[a * 64..(a + 1) * 64];
-                        compare(&format!("{device}: agent {a}, step {t}"), got, &want, DType::F32).unwrap();
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 5, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// What agents read is one sequence in a row: attention over a reading is attention over a plain view of the same
+    /// tokens. L32: where nothing was shown yet, agents are alone, bit for bit.
+    #[test]
+    fn reading_each_other_is_reading_one_sequence(prompt in 1u32..60, n in 2usize..5, steps in 2u32..5) {
+        let prompt: Vec<u32> = (0..prompt).collect();
+        for device in devices() {
+            let mut mind = Mind::new(device);
+            let (root, _) = mind.prompt(&prompt);
+            let never = Mode::Live { positions: Join::Sequential, every: u32::MAX };
+            let mut answers: Vec<Vec<Vec<f32>>> = Vec::new();
+            for mode in [LIVE, Mode::Isolated, never] {
+                let mut e = ensemble(mode);
+                e.spawn(&mut mind.cache, root, &spawns(n)).unwrap();
+                let mut outs = Vec::new();
+                let mut fed: Vec<Vec<u32>> = vec![Vec::new(); n];
+                for t in 0..steps {
+                    let batch = e.step(&mut mind.cache).unwrap();
+                    let out = mind.attend(&batch);
+                    let shown = fed.clone();
+                    for a in 0..n {
+                        fed[a].push(if t == 0 { 500 + a as u32 } else { 30 * a as u32 + t - 1 });
+                        if mode == LIVE {
+                            let others = (0..n).filter(|&b| b != a).flat_map(|b| shown[b].clone());
+                            let all: Vec<u32> = prompt.iter().copied().chain(others).chain(fed[a].clone()).collect();
+                            let want = one_sequence(&mut Mind::new(device), &all);
+                            let (what, got) = (format!("{device}: agent {a}, step {t}"), &out[a * 64..(a + 1) * 64]);
+                            compare(&what, got, &want, DType::F32).map_err(TestCaseError::fail)?;
+                        }
                     }
+                    outs.push(out);
+                    let drawn: Vec<_> = (0..n as u32).map(|a| drawn(30 * a + t)).collect();
+                    e.accept(&mut mind.cache, &drawn).unwrap();
                 }
-                outs.push(out);
-                let drawn: Vec<_> = (0..3).map(|a| drawn(30 * a + t)).collect();
-                e.accept(&mut mind.cache, &drawn).unwrap();
+                for id in e.agents().iter().map(|a| a.id).collect::<Vec<_>>() {
+                    e.retire(&mut mind.cache, id).unwrap();
+                }
+                e.step(&mut mind.cache).unwrap();
+                answers.push(outs);
             }
-            for id in e.agents().iter().map(|a| a.id).collect::<Vec<_>>() {
-                e.retire(&mut mind.cache, id).unwrap();
-            }
-            e.step(&mut mind.cache).unwrap();
-            answers.push(outs);
+            prop_assert_eq!(&answers[1], &answers[2], "{}: blind to each other, and isolated", device);
+            prop_assert_eq!(&answers[0][0], &answers[1][0], "{}: nothing is shown in the first step", device);
+            prop_assert_ne!(&answers[0][1], &answers[1][1], "{}", device);
         }
-        assert_eq!(answers[1], answers[2], "{device}: blind to each other, and isolated");
-        assert_eq!(answers[0][0], answers[1][0], "{device}: nothing is shown in the first step");
-        assert_ne!(answers[0][1], answers[1][1], "{device}");
     }
 }
 
