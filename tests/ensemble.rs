@@ -1,6 +1,13 @@
 //! Proves the layer above views and operations: agents that are spawned, read each other, draft, stop, forget, and become
 //! one. Book-keeping is held against a memory of what was fed where; tokens against other ways to the same context, on
 //! every device.
+//!
+//! Planted and seen red (parts that failed): others seen up to the step itself, a reading that is not moved back to its
+//! query (reading); a token composed twice (reading, and `kv`); one stream for all (life, drafts); a beam at its own step
+//! (life); a failed step that is not undone (life); drafts drawn at the step of the first, losing drafts not cut off (drafts,
+//! the long life); residuals of the target alone (drafts: chi-square); a place written again that others see (thinking, the
+//! long life, and `kv`); an answer in its thought's segment, a window half kept (thinking); a stop at the threshold
+//! (stopping); votes summed in the order of casting (synthesis).
 #![allow(missing_docs)]
 
 mod harness;
