@@ -4,10 +4,10 @@
 //!
 //! Planted and seen red (parts that failed): others seen up to the step itself, a reading that is not moved back to its
 //! query (reading); a token composed twice (reading, and `kv`); one stream for all (life, drafts); a beam at its own step
-//! (life); a failed step that is not undone (life); drafts drawn at the step of the first, losing drafts not cut off (drafts,
-//! the long life); residuals of the target alone (drafts: chi-square); a place written again that others see (thinking, the
-//! long life, and `kv`); an answer in its thought's segment, a window half kept (thinking); a stop at the threshold
-//! (stopping); votes summed in the order of casting (synthesis).
+//! (life); a failed step that is not undone (life); drafts drawn at the step of the first, losing drafts not cut off, the
+//! view before a branch not given up (drafts, the long life); residuals of the target alone (drafts: chi-square); a place
+//! written again that others see (thinking, the long life, and `kv`); an answer in its thought's segment, a window half
+//! kept (thinking); a stop at the threshold (stopping); votes summed in the order of casting (synthesis).
 #![allow(missing_docs)]
 
 mod harness;

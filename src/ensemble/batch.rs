@@ -6,6 +6,10 @@ use crate::kv::{Appended, KvCache, Modality, ViewId};
 use crate::sampling::SamplingRow;
 use crate::{Error, Result};
 
+/// Rows of a block of drafts: up to so many, a row in a block has the bits of the row alone (`attention`), so that drafts
+/// cannot change a token by a rounding.
+const MOST_ROWS: u32 = 16;
+
 /// What a row of the batch is, for the caller to embed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Input {
@@ -62,8 +66,13 @@ impl Batch {
         let first = appended.first_position;
         self.positions.extend(offsets.iter().map(|o| o.map(|x| first.saturating_add(x))));
         match self.rows.last_mut() {
-            Some(last) if last.view == rows.view && last.first_slot + last.len as i32 == rows.first_slot => {
-                last.len += rows.len;
+            Some(last)
+                if rows.len == 1
+                    && last.len < MOST_ROWS
+                    && last.view == rows.view
+                    && last.first_slot + last.len as i32 == rows.first_slot =>
+            {
+                last.len += 1;
             }
             _ => {
                 self.rows.push(rows);

@@ -10,7 +10,7 @@ use colatent::kv::{Join, Modality};
 use proptest::prelude::*;
 
 use super::mind::{Mind, drawn, hashed, tokens};
-use super::{ensemble, scene, spawns, step, warm};
+use super::{scene, spawns, step, warm};
 use crate::harness::{Rng, devices};
 
 const CHI_SQUARE_4: f64 = 18.467;
@@ -37,7 +37,7 @@ fn a_tree_is_in_depth_first_order() {
 /// Every node sees its ancestors and nothing else of the tree; its position is its depth.
 #[test]
 fn a_node_sees_its_ancestors() {
-    let (mut memory, mut cache, mut e, _, ids) = scene(Mode::Isolated, 5, 2);
+    let (mut memory, mut cache, mut e, root, ids) = scene(Mode::Isolated, 5, 2);
     step(&mut memory, &mut cache, &mut e);
     let pages = cache.used_pages();
     e.propose(ids[1], tree()).unwrap();
@@ -74,6 +74,10 @@ fn a_node_sees_its_ancestors() {
     assert_eq!(tokens(&seen)[7..], [600, 604, 11]);
     assert_eq!(seen.iter().map(|s| s.1).collect::<Vec<_>>(), (0..10).collect::<Vec<_>>());
     assert!(cache.used_pages() <= pages + 2, "a branch of its own is a segment of its own");
+    ids.iter().for_each(|&id| e.retire(&mut cache, id).unwrap());
+    e.step(&mut cache).unwrap();
+    cache.release(root).unwrap();
+    assert_eq!(cache.used_pages(), 0, "the view before the branch is given up");
 }
 
 /// Three agents of other temperatures over a prompt of 20 tokens, 12 tokens each, with drafts from `draft(agent, said)`:

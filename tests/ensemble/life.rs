@@ -4,7 +4,7 @@ use colatent::Error;
 use colatent::ensemble::{AgentId, Ensemble, Input, Insertion, Item, Mode, Rules, Spawn, Stopped, Tree};
 use colatent::kv::{Join, KvCache, Modality, ViewId};
 
-use super::mind::{Memory, Mind, tokens};
+use super::mind::{Memory, Mind, hashed, tokens};
 use super::{ensemble, scene, spawns, step, warm};
 use crate::harness::{Rng, devices};
 
@@ -54,7 +54,7 @@ fn a_span_enters_in_the_middle_of_a_thought() {
     let offsets = (0..6).map(|i| [0, i / 3, i % 3, 0]).collect();
     e.insert(ids[0], Insertion { modality: Modality::Image, offsets, tag: 0 }).unwrap();
     let batch = step(&mut memory, &mut cache, &mut e);
-    assert_eq!(batch.rows.len(), 2);
+    assert_eq!(batch.rows.iter().map(|r| r.len).collect::<Vec<_>>(), [1, 6, 1]);
     assert_eq!(batch.positions[1..7].iter().map(|p| p[2]).collect::<Vec<_>>(), [7, 8, 9, 7, 8, 9]);
     let draws: Vec<u32> = batch.draws.iter().map(|d| d.row).collect();
     assert_eq!(draws, [6, 7], "the looker goes on from the last patch");
@@ -246,7 +246,14 @@ fn a_long_life_loses_no_page() {
                     let evicted = e.evict(&mut cache, id, first..end, &kept, &kinds);
                     assert_eq!(evicted.is_ok(), mode == Mode::Isolated, "{evicted:?}");
                 }
-                5 => drop(e.propose(any(&mut rng), Tree::chain(vec![1, 2, 3]))),
+                5 => {
+                    // A wrong branch, and one that is right twice. Refused for agents that cannot go on at their end.
+                    let id = any(&mut rng);
+                    let draw = e.agent(id).unwrap().sampling;
+                    let right = [0, 1].map(|ahead| hashed(draw.agent, draw.step + ahead));
+                    let parents = vec![None, None, Some(1), Some(1)];
+                    drop(e.propose(id, Tree::new(vec![99, right[0], 98, right[1]], parents).unwrap()));
+                }
                 6 => {
                     let (a, b) = (any(&mut rng), any(&mut rng));
                     e.reparent(&mut cache, &[(a, b)]).unwrap();
