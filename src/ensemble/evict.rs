@@ -63,6 +63,7 @@ pub fn keep(scores: &[f32], budget: usize, recent: usize) -> Vec<bool> {
 impl Ensemble {
     /// Drops those of the agent's own slots that are not kept; its next tokens are written in their places, without a page
     /// more, and stand at the positions that follow. Places that somebody else reaches are dropped and not written again.
+    /// Drafts that were proposed are given up.
     ///
     /// `kinds` are the lifetimes of all layer kinds of the model.
     ///
@@ -104,7 +105,10 @@ impl Ensemble {
         }
         // The earliest place is written first.
         vacant.reverse();
-        self.agent_mut(id)?.vacant.splice(0..0, vacant);
+        let agent = self.agent_mut(id)?;
+        agent.vacant.splice(0..0, vacant);
+        // Drafts go to the end of a view; the next token may not.
+        agent.proposal = None;
         Ok(())
     }
 }
