@@ -23,7 +23,7 @@
 // Limits     D and Dv multiples of 4 up to 576; places are distinct, and k and v share no element (the plan and the
 //            caller see to it).
 //
-// Header     HEAD_DIM, HEAD_DIM_V: u32; V_IN_K: bool; ROTATION: u32 as below; TEAM: a power of two up to 32; OWN: as many chunks as
+// Header     HEAD_DIM, HEAD_DIM_V: u32; V_IN_K: bool; ROTATION: u32 as in common/rotate.cuh; TEAM: a power of two up to 32; OWN: as many chunks as
 //            make a head; THREADS: whole warps; storage of packed, q, k, v.
 
 // #include "common/prelude.cuh"
@@ -32,15 +32,7 @@
 // #include "common/vector.cuh"
 // #include "common/norm.cuh"
 // #include "common/rope.cuh"
-
-// Values of ROTATION. In the first two a chunk of 4 lanes holds whole pairs or meets its partner chunk lane by lane;
-// the last two serve first lanes and pair counts that split chunks, one lane at a time.
-constexpr u32 ROTATE_NONE = 0;
-constexpr u32 ROTATE_HALF = 1;
-constexpr u32 ROTATE_ADJACENT = 2;
-constexpr u32 ROTATE_HALF_LANES = 3;
-constexpr u32 ROTATE_ADJACENT_LANES = 4;
-constexpr bool MEETS_IN_SHARED = ROTATION != ROTATE_NONE && ROTATION != ROTATE_ADJACENT;
+// #include "common/rotate.cuh"
 
 struct Params {
     u32 rows;
@@ -211,50 +203,6 @@ DEVICE void turn(const KvAppendArgs& args, u32 row, Shared& shared) {
     }
 }
 
-// One lane after the rotation, for pairs that lie anyhow. `head` is the team's in shared memory.
-DEVICE f32 rotated_lane(const Params& params, const Shared& shared, const f32* head, u32 lane) {
-    const f32 x = head[lane];
-    const u32 i = lane - params.first_lane; // wraps below the first lane: past the end, too
-    if (i >= 2 * params.pairs) {
-        return x;
-    }
-    const bool is_half = ROTATION == ROTATE_HALF_LANES;
-    const u32 distance = is_half ? params.pairs : 1;
-    const bool is_second = is_half ? i >= params.pairs : (i & 1) != 0;
-    const u32 pair = !is_half ? i / 2 : is_second ? i - params.pairs : i;
-    const f32 partner = head[is_second ? lane - distance : lane + distance];
-    return x * shared.cos[pair] + (is_second ? partner : -partner) * shared.sin[pair];
-}
-
-DEVICE f32x4 rotated(const Params& params, const Shared& shared, const f32x4* head, u32 chunk, f32x4 x) {
-    if (ROTATION == ROTATE_HALF) {
-        const u32 i = chunk - params.first_lane / 4; // wraps below the first lane: past the end, too
-        const u32 distance = params.pairs / 4;
-        if (i >= 2 * distance) {
-            return x;
-        }
-        const bool is_second = i >= distance;
-        const u32 pair = is_second ? i - distance : i;
-        const f32x4 partner = head[is_second ? chunk - distance : chunk + distance];
-        const f32x4 c = load_chunk(shared.cos, pair);
-        const f32x4 s = load_chunk(shared.sin, pair) * (is_second ? 1.0f : -1.0f);
-        return fma(partner, s, x * c);
-    } else if (ROTATION == ROTATE_ADJACENT) {
-        const u32 i = chunk - params.first_lane / 4;
-        if (i >= params.pairs / 2) {
-            return x;
-        }
-        const f32 c0 = shared.cos[2 * i], c1 = shared.cos[2 * i + 1];
-        const f32 s0 = shared.sin[2 * i], s1 = shared.sin[2 * i + 1];
-        return fma(f32x4{x.y, x.x, x.w, x.z}, f32x4{-s0, s0, -s1, s1}, x * f32x4{c0, c0, c1, c1});
-    } else {
-        const f32* lanes = reinterpret_cast<const f32*>(head);
-        const u32 lane = 4 * chunk;
-        return f32x4{rotated_lane(params, shared, lanes, lane), rotated_lane(params, shared, lanes, lane + 1),
-                     rotated_lane(params, shared, lanes, lane + 2), rotated_lane(params, shared, lanes, lane + 3)};
-    }
-}
-
 // Called by whole warps. The barriers keep a team's lanes together: all are in its warp.
 DEVICE void rotate(const Params& params, Shared& shared, const Head& head, u32 team, u32 member, Chunks& chunks) {
     if (MEETS_IN_SHARED) {
@@ -266,11 +214,12 @@ DEVICE void rotate(const Params& params, Shared& shared, const Head& head, u32 t
         __syncwarp();
     }
     if (head.part < PART_V) {
+        const Turns turns{shared.cos, shared.sin, params.first_lane, params.pairs};
 #pragma unroll
         for (u32 n = 0; n < OWN; n++) {
             const u32 chunk = member + n * TEAM;
             if (has_chunk(head, chunk)) {
-                chunks.x[n] = rotated(params, shared, shared.heads[team], chunk, chunks.x[n]);
+                chunks.x[n] = rotated(turns, shared.heads[team], chunk, chunks.x[n]);
             }
         }
     }

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use super::OP;
-use super::params::{Params, Places, Rotation};
+use super::params::{Params, Places};
 use super::plan::{KvAppendPlan, heads};
 use super::problem::KvAppendArgs;
 use crate::backend::cuda::{CHUNK, Gpu, Kernel, Launch, place};
 use crate::backend::source::Variant;
 use crate::backend::workspace::CudaSpace;
-use crate::layer::LayerSpec;
+use crate::layer::{LayerSpec, Rotation};
 use crate::{DType, Result, Workspace};
 
 /// The kernel's argument.

@@ -1,42 +1,15 @@
 //! What every device's kernel is told: the params struct, the same fields in the same order as in
-//! `shaders/kv_append.wgsl` and `cuda/kv_append.cu`, and the way a layer rotates.
+//! `shaders/kv_append.wgsl` and `cuda/kv_append.cu`.
 
 use std::mem::{offset_of, size_of};
 
 use super::OP;
 use super::plan::KvAppendPlan;
-use crate::layer::{ConstantPlaces, Pairing, Rope};
+use crate::layer::ConstantPlaces;
 use crate::{Error, Result};
 
 /// Elements of a chunk: what offsets and strides count.
 const CHUNK: usize = 4;
-
-/// Values of the kernels' `ROTATION`, in their order.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Rotation {
-    None,
-    Half,
-    Adjacent,
-    HalfLanes,
-    AdjacentLanes,
-}
-
-impl Rotation {
-    pub const ALL: [Rotation; 5] =
-        [Rotation::None, Rotation::Half, Rotation::Adjacent, Rotation::HalfLanes, Rotation::AdjacentLanes];
-
-    /// By chunks where chunks hold whole pairs (adjacent) or meet their partners lane by lane (half), else by lanes.
-    pub fn of(rope: Option<&Rope>) -> Self {
-        let Some(rope) = rope else { return Rotation::None };
-        let is_aligned = rope.first_lane.is_multiple_of(CHUNK);
-        match rope.pairing {
-            Pairing::Half if is_aligned && rope.inv_freq.len().is_multiple_of(CHUNK) => Rotation::Half,
-            Pairing::Half => Rotation::HalfLanes,
-            Pairing::Adjacent if is_aligned && rope.lanes().is_multiple_of(CHUNK) => Rotation::Adjacent,
-            Pairing::Adjacent => Rotation::AdjacentLanes,
-        }
-    }
-}
 
 /// Refuses a packed layout that `device` cannot read by chunks.
 pub(super) fn validate_layout(plan: &KvAppendPlan, device: &str) -> Result<()> {

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use super::OP;
-use super::params::{Params, Places, Rotation, validate_layout};
+use super::params::{Params, Places, validate_layout};
 use super::plan::KvAppendPlan;
 use super::problem::KvAppendArgs;
 use crate::backend::source::Variant;
 use crate::backend::webgpu::{Access, Gpu, Launch, chunks};
+use crate::layer::Rotation;
 use crate::{DType, Error, Result, Workspace};
 
 /// Bindings after the params: packed, tables, constants, q, k, v.

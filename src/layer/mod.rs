@@ -8,6 +8,7 @@ mod packed;
 mod presets;
 mod rope;
 mod rope_scaling;
+mod rotation;
 mod spec;
 mod temperature;
 
@@ -16,6 +17,7 @@ pub use model::{KvGroup, ModelLayer, ModelSpec};
 pub use packed::{PackedLayout, Part};
 pub use rope::{Pairing, Rope};
 pub use rope_scaling::{Llama3Scaling, Yarn};
+pub(crate) use rotation::Rotation;
 pub(crate) use spec::{ConstantPlaces, MOST_LANES};
 pub use spec::{Gate, LayerConstants, LayerSpec, LayerWeights, Norm};
 pub use temperature::Temperature;
