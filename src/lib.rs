@@ -12,6 +12,7 @@ pub mod kv;
 pub mod kv_append;
 pub mod layer;
 pub mod merge;
+pub mod rebase;
 pub mod sampling;
 mod tensor;
 

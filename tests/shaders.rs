@@ -56,6 +56,11 @@ fn kv_append_variants() {
 }
 
 #[test]
+fn rebase_variants() {
+    check(colatent::rebase::shader_variants());
+}
+
+#[test]
 fn sampling_variants() {
     check(colatent::sampling::shader_variants());
 }

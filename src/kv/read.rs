@@ -37,7 +37,7 @@ impl KvCache {
         Ok(())
     }
 
-    fn push_piece(&self, op: &'static str, piece: &Entry, out: &mut Vec<u32>) -> Result<()> {
+    pub(super) fn push_piece(&self, op: &'static str, piece: &Entry, out: &mut Vec<u32>) -> Result<()> {
         let segment = self.segment_of(op, piece.segment)?;
         let (first, last) = (piece.start / self.page_size, piece.end().div_ceil(self.page_size));
         let pages = segment

@@ -49,6 +49,11 @@ impl Views {
             .ok_or_else(|| stale(op, id))
     }
 
+    /// All of them.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &View> {
+        self.slots.iter().filter_map(|slot| slot.view.as_ref())
+    }
+
     /// The view of that name, to be changed.
     pub(crate) fn get_mut(&mut self, op: &'static str, id: ViewId) -> Result<&mut View> {
         self.slots

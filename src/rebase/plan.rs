@@ -1,0 +1,153 @@
+//! [`RebasePlan`]: the validated problem, ready for every layer of its kind. Host arithmetic only.
+
+use super::problem::{RebaseArgs, RebaseProblem};
+use super::{OP, reference};
+use crate::layer::LayerSpec;
+use crate::{Device, Result, Workspace};
+
+/// One key that moves.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Move {
+    pub place: u32,
+    pub shift: [i32; 4],
+    /// The run that the token belongs to.
+    pub run: u32,
+}
+
+/// A validated [`RebaseProblem`] on a device: made once, run once per layer of the kind.
+#[derive(Clone)]
+pub struct RebasePlan {
+    pub(super) device: Device,
+    /// Names the plan's tables in a workspace.
+    pub(super) id: u64,
+    pub(super) spec: LayerSpec,
+    pub(super) page_size: usize,
+    pub(super) num_pages: usize,
+    pub(super) runs: usize,
+    pub(super) has_delta: bool,
+    /// The tokens whose keys change: those of runs that turn no lane of this layer and get no delta are left out.
+    pub(super) moves: Vec<Move>,
+}
+
+impl RebasePlan {
+    /// Validates the problem for `device`. Touches no device memory.
+    ///
+    /// # Errors
+    /// [`crate::Error::Invalid`] for a layer, pool or place that makes no sense, [`crate::Error::Unsupported`] for more
+    /// than the device's launch can hold.
+    pub fn new(device: &Device, problem: &RebaseProblem) -> Result<Self> {
+        problem.validate()?;
+        let spec = problem.spec;
+        let turns = |shift: &[i32; 4]| {
+            spec.rope.as_ref().is_some_and(|rope| {
+                rope.axis.iter().zip(&rope.inv_freq).any(|(&axis, &f)| f != 0.0 && shift[axis as usize] != 0)
+            })
+        };
+        let mut moves = Vec::new();
+        for (run, index) in problem.runs.iter().zip(0u32..) {
+            if problem.has_delta || turns(&run.shift) {
+                moves.extend(run.places.iter().map(|&place| Move { place, shift: run.shift, run: index }));
+            }
+        }
+        let most = 1 << 31;
+        if moves.len().saturating_mul(spec.num_kv_heads) > most {
+            let what = format!("{} tokens of {} heads", moves.len(), spec.num_kv_heads);
+            return Err(crate::Error::unsupported(OP, what, format!("{most} heads in one launch")));
+        }
+        Ok(RebasePlan {
+            device: device.clone(),
+            id: crate::backend::next_plan_id(),
+            spec: spec.clone(),
+            page_size: problem.page_size,
+            num_pages: problem.num_pages,
+            runs: problem.runs.len(),
+            has_delta: problem.has_delta,
+            moves,
+        })
+    }
+
+    /// Tokens whose keys change.
+    pub fn tokens(&self) -> usize {
+        self.moves.len()
+    }
+
+    /// The tables of a launch: places, shifts, runs.
+    pub(super) fn tables(&self) -> Vec<u32> {
+        let places = self.moves.iter().map(|m| m.place);
+        let shifts = self.moves.iter().flat_map(|m| m.shift).map(|s| s as u32);
+        places.chain(shifts).chain(self.moves.iter().map(|m| m.run)).collect()
+    }
+
+    /// Turns the keys of one layer. Does not wait; allocates nothing after the first run. Twice is twice the shift.
+    ///
+    /// # Errors
+    /// [`crate::Error::Invalid`] if a tensor does not fit the plan, [`crate::Error::Unsupported`] if its strides do not
+    /// suit the device. Nothing is written then.
+    #[cfg_attr(not(any(feature = "webgpu", feature = "cuda")), allow(unused_variables))]
+    pub fn run(&self, args: &RebaseArgs, workspace: &mut Workspace) -> Result<()> {
+        self.validate(args)?;
+        match &self.device {
+            Device::Reference => reference::run(self, args),
+            #[cfg(feature = "cuda")]
+            Device::Cuda(gpu) => super::cuda::run(self, gpu, args, workspace),
+            #[cfg(feature = "webgpu")]
+            Device::WebGpu(gpu) => gpu.run(|encoder| super::webgpu::encode(self, gpu, args, workspace, encoder)),
+        }
+    }
+
+    /// Compiles and uploads what runs on a CUDA device need, so that they can be captured into a graph. Other devices
+    /// need nothing.
+    ///
+    /// # Errors
+    /// [`crate::Error::Compile`] with the compiler's log, [`crate::Error::Invalid`] for a workspace of another device.
+    #[cfg_attr(not(feature = "cuda"), allow(unused_variables))]
+    pub fn warm_up(&self, workspace: &mut Workspace) -> Result<()> {
+        match &self.device {
+            #[cfg(feature = "cuda")]
+            Device::Cuda(gpu) => super::cuda::ready(self, gpu, workspace).map(|_| ()),
+            _ => Ok(()),
+        }
+    }
+
+    /// As [`RebasePlan::run`], into the caller's encoder. Submit it before the workspace serves another plan.
+    #[cfg(feature = "webgpu")]
+    pub fn encode(
+        &self,
+        args: &RebaseArgs,
+        workspace: &mut Workspace,
+        encoder: &mut wgpu::CommandEncoder,
+    ) -> Result<()> {
+        self.validate(args)?;
+        match &self.device {
+            Device::WebGpu(gpu) => super::webgpu::encode(self, gpu, args, workspace, encoder),
+            other => Err(crate::Error::invalid(OP, "device", "a plan for a WebGPU device", other)),
+        }
+    }
+
+    fn validate(&self, args: &RebaseArgs) -> Result<()> {
+        args.validate(&self.spec, [self.num_pages, self.page_size], self.runs, self.has_delta)
+    }
+}
+
+impl std::fmt::Display for RebasePlan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let s = &self.spec;
+        let bytes = 2 * self.tokens() * s.num_kv_heads * s.head_dim * s.kv_dtype.size();
+        write!(f, "{OP} {} on {}: {} tokens of {} runs", s.name, self.device, self.tokens(), self.runs)?;
+        write!(f, ", {} heads of {} in {}", s.num_kv_heads, s.head_dim, s.kv_dtype)?;
+        write!(f, "{}, {bytes} bytes at least", if self.has_delta { ", with a delta" } else { "" })?;
+        match &self.device {
+            Device::Reference => Ok(()),
+            #[cfg(feature = "cuda")]
+            Device::Cuda(_) => write!(f, "; 1 launch, {}", super::cuda::describe(self)),
+            #[cfg(feature = "webgpu")]
+            Device::WebGpu(_) => write!(f, "; 1 launch, {}", super::webgpu::describe(self)),
+        }
+    }
+}
+
+impl std::fmt::Debug for RebasePlan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{self}")
+    }
+}
