@@ -15,6 +15,7 @@ pub mod merge;
 pub mod rebase;
 pub mod sampling;
 mod tensor;
+pub mod verify;
 
 pub use backend::Workspace;
 #[cfg(feature = "cuda")]

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The operations. An operation is complete when every file of [`op_files`] exists.
-const OPS: [&str; 5] = ["attention", "kv_append", "merge", "rebase", "sampling"];
+const OPS: [&str; 6] = ["attention", "kv_append", "merge", "rebase", "sampling", "verify"];
 
 /// Longer files hide a second idea.
 const MOST_LINES: usize = 500;

@@ -64,3 +64,8 @@ fn rebase_variants() {
 fn sampling_variants() {
     check(colatent::sampling::shader_variants());
 }
+
+#[test]
+fn verify_variants() {
+    check(colatent::verify::shader_variants());
+}
