@@ -2,18 +2,20 @@
 //
 //   x = l * output_multiplier; x = cap * tanh(x / cap) if SOFT_CAP; x /= temperature;  z = x - max x
 //   log_prob = z[token] - ln sum e^z;  entropy = ln sum e^z - (sum z e^z) / (sum e^z), both before truncation
+//   confidence = ln sum e^z - mean of the `confidence` largest z, all finite ones if there are fewer
 //   kept     = {i : fewer than top_k logits are larger}
 //              and {i : mass of the larger among them < top_p of their mass} and {i : z_i >= ln min_p}
 //   token    = argmax over kept of z_i + gumbel(seed, agent, step, i), lowest i on ties; greedy rows: argmax l
 //
 // Shapes   logits [rows, vocab], any row stride in elements, unit element stride, any alignment; sampled [rows] of
-//          (token, log_prob, entropy, 0); rows [rows].
+//          (token, log_prob, entropy, confidence); rows [rows].
 // Grid     one block of THREADS per row. A thread takes every THREADS-th group of logits (16 bytes).
 // Passes   1 for the largest logit, 1 for sums and draw, and between them for each truncation that is on:
 //          a radix select that walks the keys of the logits 8 bits at a time, ROUNDS passes over the row.
 //          A top_k up to THREADS takes one pass instead: the k-th largest of the threads' own largest logits is at most
 //          the k-th largest of all, so a list of the few logits above it is gathered in shared memory, and both
-//          truncations select from the list. If the list overflows, from the row.
+//          truncations select from the list. If the list overflows, from the row. The confidence finds its last
+//          token in the same way.
 // Memory   16 bytes a load, the next group's load under way while this one is used; a row that starts inside 16 bytes
 //          is put together from two loads. The floor is one read of the row.
 // Counting 256 bins by 32 columns: lane l counts in column l, so that no two lanes of a warp meet in a bin or a bank.
@@ -31,6 +33,7 @@
 // #include "common/prelude.cuh"
 // #include "common/warp.cuh"
 // #include "common/random.cuh"
+// #include "common/draw.cuh"
 
 struct SamplingParams {
     u32 rows;
@@ -41,17 +44,6 @@ struct SamplingParams {
     u32 seed_high;
     f32 cap_scale; // output_multiplier / cap
     f32 cap_limit; // |l| beyond which tanh is 1
-};
-
-struct SamplingRow {
-    f32 gap_scale; // from differences of value() to z
-    f32 gap_limit; // difference at which z is -512
-    u32 top_k; // 0: off
-    u32 top_p; // in units of 2^-32, 0: off
-    f32 min_z; // ln min_p
-    u32 agent;
-    u32 step;
-    u32 greedy;
 };
 
 struct SamplingArgs {
@@ -65,19 +57,13 @@ constexpr u32 WARPS = THREADS / 32;
 constexpr u32 GROUP = 16 / sizeof(logits_t); // logits of one load: one or two quads of noise
 constexpr u32 BINS = 256;
 constexpr u32 LIST = 2048;
-constexpr u32 NEGATIVE_INFINITY = 0xff800000u;
-constexpr u32 INFINITY_BITS = 0x7f800000u;
-constexpr u32 NAN = 0x7fc00000u;
-constexpr u32 NO_TOKEN = 0xffffffffu;
-constexpr u32 LOWEST_KEY = 0x00800000u; // of finite logits
-constexpr f32 LOG2_E = 1.44269504f;
 
 struct Shared {
     u32 weight_low[BINS][32];
     u32 weight_high[BINS];
     u64 weights[BINS];
     u64 best[WARPS];
-    f32 sums[2][WARPS];
+    f32 sums[4][WARPS];
     f32 list[LIST];
     u64 above; // the weight above the chosen bin
     u32 chosen;
@@ -192,36 +178,12 @@ template <class Visit> DEVICE void for_each_logit(const Row& row, Visit visit) {
 
 // -- keys and values
 
-// Order-preserving: larger float, larger key; -0 is 0; -inf is below LOWEST_KEY.
-DEVICE u32 key_of(f32 x) {
-    const u32 b = __float_as_uint(x + 0.0f);
-    return b ^ (u32(i32(b) >> 31) | 0x80000000u);
-}
-
-// tanh to 2 ulp below 0.625 (Cephes' polynomial), then 3e-7 absolute.
-DEVICE f32 tanh_of(f32 y) {
-    const f32 t = y * y;
-    const f32 tail = 0.133314422f + t * (-0.0537397155f + t * (0.0206390888f - t * 0.00570498873f));
-    const f32 near = y + y * t * (-0.333332819f + t * tail);
-    const f32 far = 1.0f - 2.0f / (exp2_approx(2.0f * LOG2_E * fabsf(y)) + 1.0f);
-    return fabsf(y) < 0.625f ? near : y < 0.0f ? -far : far;
-}
-
-// A monotone image of logits whose differences are z / gap_scale; halved, so that no difference overflows.
 DEVICE f32 value(const SamplingParams& params, f32 l) {
-    if (SOFT_CAP) {
-        return tanh_of(fminf(fmaxf(l, -params.cap_limit), params.cap_limit) * params.cap_scale);
-    }
-    return 0.5f * l;
+    return value_of(l, params.cap_scale, params.cap_limit);
 }
 
 DEVICE f32 z_of(const SamplingParams& params, const Row& row, f32 l) {
-    const f32 gap = fminf(fmaxf(row.peak - value(params, l), 0.0f), row.how.gap_limit);
-    return -gap * row.how.gap_scale;
-}
-
-DEVICE bool is_finite(f32 l) {
-    return l > __uint_as_float(NEGATIVE_INFINITY); // NaN and +inf have ended the row before
+    return z_of_value(value(params, l), row.how, row.peak);
 }
 
 // ceil(a * share / 2^32)
@@ -285,15 +247,14 @@ DEVICE void choose_bin(Shared& shared, u64 above, bool is_first_by_mass, u32 top
 }
 
 // The lowest key t such that the weight of all keys above t is less than what is needed, among keys >= lowest:
-// weight 1 each and top_k needed, or e^z and top_p of the total. 0 if all together weigh less.
+// weight 1 each and `need` needed, or e^z and top_p of the total. 0 if all together weigh less.
 // The logits are those of the list or those of the row.
 template <bool BY_MASS>
-DEVICE u32 threshold(const SamplingParams& params, const Row& row, Shared& shared, u32 lowest, bool is_listed) {
+DEVICE u32 threshold(const SamplingParams& params, const Row& row, Shared& shared, u64 need, u32 lowest, bool is_listed) {
     const u32 lane = threadIdx.x % 32;
     u32 prefix = 0;
     u32 known = 0; // the bits of prefix that are settled
     u64 above = 0;
-    u64 need = row.how.top_k;
 #pragma unroll 1
     for (u32 round = 0; round < ROUNDS; round++) {
         const u32 shift = 24 - 8 * round;
@@ -370,23 +331,32 @@ DEVICE bool gather(const Row& row, Shared& shared, u32 lowest) {
     return shared.listed <= LIST;
 }
 
-// The lowest key that the row's truncations keep. `own` is the thread's largest logit.
+// The key of the count-th largest logit; 0, or below LOWEST_KEY, if there are fewer. `own` is the thread's largest logit.
+// Afterwards `is_listed` says whether the list holds every logit that is at least as large.
+DEVICE u32 key_of_rank(const SamplingParams& params, const Row& row, Shared& shared, f32 own, u32 count,
+                       bool& is_listed) {
+    u32 lowest = LOWEST_KEY;
+    is_listed = false;
+    if (count <= THREADS) {
+        shared.list[threadIdx.x] = own;
+        if (threadIdx.x == 0) {
+            shared.listed = THREADS;
+        }
+        lowest = max(lowest, threshold<false>(params, row, shared, count, lowest, true));
+        is_listed = gather(row, shared, lowest);
+    }
+    return threshold<false>(params, row, shared, count, lowest, is_listed);
+}
+
+// The lowest key that the row's truncations keep.
 DEVICE u32 lowest_kept(const SamplingParams& params, const Row& row, Shared& shared, f32 own) {
     u32 lowest = LOWEST_KEY;
     bool is_listed = false;
     if (row.how.top_k != 0) {
-        if (row.how.top_k <= THREADS) {
-            shared.list[threadIdx.x] = own;
-            if (threadIdx.x == 0) {
-                shared.listed = THREADS;
-            }
-            lowest = max(lowest, threshold<false>(params, row, shared, lowest, true));
-            is_listed = gather(row, shared, lowest);
-        }
-        lowest = max(lowest, threshold<false>(params, row, shared, lowest, is_listed));
+        lowest = max(lowest, key_of_rank(params, row, shared, own, row.how.top_k, is_listed));
     }
     if (row.how.top_p != 0) {
-        lowest = max(lowest, threshold<true>(params, row, shared, lowest, is_listed));
+        lowest = max(lowest, threshold<true>(params, row, shared, 0, lowest, is_listed));
     }
     return lowest;
 }
@@ -416,11 +386,18 @@ KERNEL(sampling, SamplingArgs, THREADS, 1) {
     const u32 top_id = id_of(reduce_best(shared, key_of(own), own_id));
     if (__syncthreads_or(is_undefined) != 0 || top_id == NO_TOKEN) {
         if (threadIdx.x == 0) {
-            args.sampled[index] = u32x4{NO_TOKEN, NAN, NAN, 0};
+            args.sampled[index] = u32x4{NO_TOKEN, NAN, NAN, row.how.confidence == 0 ? 0 : NAN};
         }
         return;
     }
     row.peak = value(params, to_f32(row.logits[top_id]));
+
+    // The key of the last of the most probable tokens; below LOWEST_KEY if there are fewer.
+    u32 last_key = 0;
+    if (row.how.confidence != 0) {
+        bool is_listed;
+        last_key = key_of_rank(params, row, shared, own, row.how.confidence, is_listed);
+    }
 
     // Thresholds.
     const u32 lowest = lowest_kept(params, row, shared, own);
@@ -428,6 +405,8 @@ KERNEL(sampling, SamplingArgs, THREADS, 1) {
     // Last pass: sums over all tokens, draw over the kept ones.
     f32 exp_sum = 0.0f;
     f32 exp_z_sum = 0.0f;
+    f32 most_sum = 0.0f; // of z above last_key
+    f32 most_count = 0.0f;
     f32 best = -1e30f;
     u32 best_id = NO_TOKEN;
     for_each_group(row, [&](u32 first, const Group& group) {
@@ -445,6 +424,10 @@ KERNEL(sampling, SamplingArgs, THREADS, 1) {
                     const f32 e = exp2_approx(z[c] * LOG2_E);
                     exp_sum += e;
                     exp_z_sum += e * z[c];
+                    if (key_of(x) > last_key && row.how.confidence != 0) {
+                        most_sum += z[c];
+                        most_count += 1.0f;
+                    }
                 }
                 const bool is_kept = key_of(x) >= lowest && z[c] >= row.how.min_z;
                 able |= is_kept && z[c] + GUMBEL_MOST >= bound ? 1u << c : 0u;
@@ -468,9 +451,13 @@ KERNEL(sampling, SamplingArgs, THREADS, 1) {
     });
     exp_sum = warp_sum(exp_sum);
     exp_z_sum = warp_sum(exp_z_sum);
+    most_sum = warp_sum(most_sum);
+    most_count = warp_sum(most_count);
     if (lane == 0) {
         shared.sums[0][threadIdx.x / 32] = exp_sum;
         shared.sums[1][threadIdx.x / 32] = exp_z_sum;
+        shared.sums[2][threadIdx.x / 32] = most_sum;
+        shared.sums[3][threadIdx.x / 32] = most_count;
     }
     const u32 drawn_id = id_of(reduce_best(shared, key_of(best), best_id)); // its barriers order the sums, too
     if (threadIdx.x >= 32) {
@@ -478,12 +465,24 @@ KERNEL(sampling, SamplingArgs, THREADS, 1) {
     }
     exp_sum = warp_sum(lane < WARPS ? shared.sums[0][lane] : 0.0f);
     exp_z_sum = warp_sum(lane < WARPS ? shared.sums[1][lane] : 0.0f);
+    most_sum = warp_sum(lane < WARPS ? shared.sums[2][lane] : 0.0f);
+    most_count = warp_sum(lane < WARPS ? shared.sums[3][lane] : 0.0f);
     if (lane == 0) {
         const u32 token = min(row.how.greedy != 0 ? top_id : drawn_id, params.vocab - 1); // never past the row
         const f32 z = z_of(params, row, to_f32(row.logits[token]));
         const f32 log_sum = natural_log(exp_sum);
         const f32 log_prob = fminf(z - log_sum, 0.0f);
         const f32 entropy = fmaxf(log_sum - exp_z_sum / exp_sum, 0.0f);
-        args.sampled[index] = u32x4{token, __float_as_uint(log_prob), __float_as_uint(entropy), 0};
+        f32 confidence = 0.0f;
+        if (row.how.confidence != 0) {
+            if (last_key >= LOWEST_KEY) { // of those at the last place as many as there are places
+                const f32 places = f32(row.how.confidence);
+                most_sum += (places - most_count) * z_of(params, row, logit_of_key(last_key));
+                most_count = places;
+            }
+            confidence = log_sum - most_sum / most_count;
+        }
+        args.sampled[index] =
+            u32x4{token, __float_as_uint(log_prob), __float_as_uint(entropy), __float_as_uint(confidence)};
     }
 }

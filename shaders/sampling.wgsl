@@ -2,14 +2,15 @@
 //
 //   x = l * output_multiplier; x = cap * tanh(x / cap) if SOFT_CAP; x /= temperature;  z = x - max x
 //   log_prob = z[token] - ln sum e^z;  entropy = ln sum e^z - (sum z e^z) / (sum e^z), both before truncation
+//   confidence = ln sum e^z - mean of the `confidence` largest z, all finite ones if there are fewer
 //   kept     = {i : fewer than top_k logits are larger}
 //              and {i : mass of the larger among them < top_p of their mass} and {i : z_i >= ln min_p}
 //   token    = argmax over kept of z_i + gumbel(seed, agent, step, i), lowest i on ties; greedy rows: argmax l
 //
 // Shapes   logits [rows, vocab], any offset and row stride in elements, unit element stride; sampled [rows] of
-//          (token, log_prob, entropy, 0); rows [rows].
+//          (token, log_prob, entropy, confidence); rows [rows].
 // Grid     one workgroup of 256 lanes per row, folded to two dimensions. A lane takes every 256th quad (4 tokens).
-// Passes   1 for the largest logit, ROUNDS per truncation that is on, 1 for sums and draw. No token is ever sorted:
+// Passes   1 for the largest logit, ROUNDS per truncation that is on and for the confidence, 1 for sums and draw. No token is ever sorted:
 //          a radix select walks the keys of the logits 8 bits at a time.
 // Numerics f32. Comparisons of logits use their stored value, so rounding of the transform neither makes nor breaks a
 //          tie. Sums of e^z for log_prob and entropy are f32, lane by lane, then a fixed tree. Masses for top_p are
@@ -17,13 +18,14 @@
 //          Error of z: 2^-22 relative, plus with SOFT_CAP 3e-7 cap / temperature absolute; of the noise: 2^-21 of it.
 //          No arithmetic on infinities: -inf is recognised by its bits and left out. z is clamped at -512, where e^z
 //          is 0 in f32 and no noise (at most 17.4) can win.
-// Limits   vocab and every element index below 2^31; 6.2 KiB of workgroup memory; no subgroups.
+// Limits   vocab and every element index below 2^31; 8.2 KiB of workgroup memory; no subgroups.
 // A row with NaN or +inf, or with no finite logit, has no distribution: token 0xffffffff, log_prob and entropy NaN.
 //
 // Header: const ROUNDS (bytes of the key that can differ for this dtype), const SOFT_CAP, alias logits_chunk.
 
 // #include "common/dtype.wgsl"
 // #include "common/random.wgsl"
+// #include "common/draw.wgsl"
 
 struct SamplingParams {
     rows: u32,
@@ -36,32 +38,17 @@ struct SamplingParams {
     cap_limit: f32, // |l| beyond which tanh is 1
 }
 
-struct SamplingRow {
-    gap_scale: f32, // from differences of value() to z
-    gap_limit: f32, // difference at which z is -512
-    top_k: u32, // 0: off
-    top_p: u32, // in units of 2^-32, 0: off
-    min_z: f32, // ln min_p
-    agent: u32,
-    step: u32,
-    greedy: u32,
-}
-
 @group(0) @binding(0) var<uniform> params: SamplingParams;
 @group(0) @binding(1) var<storage, read> rows: array<SamplingRow>;
 @group(0) @binding(2) var<storage, read> logits: array<logits_chunk>;
 @group(0) @binding(3) var<storage, read_write> sampled: array<vec4<u32>>;
 
 const LANES: u32 = 256u;
-const NEGATIVE_INFINITY: u32 = 0xff800000u;
-const NAN: u32 = 0x7fc00000u;
-const NO_TOKEN: u32 = 0xffffffffu;
-const LOG2_E: f32 = 1.44269504;
 
 var<workgroup> weight_low: array<atomic<u32>, 256>;
 var<workgroup> weight_high: array<atomic<u32>, 256>;
 var<workgroup> pairs: array<vec2<u32>, 256>;
-var<workgroup> sums: array<vec2<f32>, 256>;
+var<workgroup> sums: array<vec4<f32>, 256>;
 var<workgroup> chosen: vec3<u32>; // bin, weight above it (low, high)
 var<workgroup> undefined_lanes: atomic<u32>;
 
@@ -87,36 +74,13 @@ fn load_bits(start: u32, quad: u32) -> vec4<u32> {
     return select(vec4<u32>(NEGATIVE_INFINITY), bits, token < vec4<u32>(params.vocab));
 }
 
-// Order-preserving: larger float, larger key; -0 is 0; 0 for what is not finite (finite keys start at 0x00800000).
-fn keys_of(bits: vec4<u32>) -> vec4<u32> {
-    let b = select(bits, vec4<u32>(0u), bits == vec4<u32>(0x80000000u));
-    let key = select(b | vec4<u32>(0x80000000u), ~b, b >= vec4<u32>(0x80000000u));
-    let finite = (b & vec4<u32>(0x7fffffffu)) < vec4<u32>(0x7f800000u);
-    return select(vec4<u32>(0u), key, finite);
-}
-
-// tanh to 2 ulp below 0.625 (Cephes' polynomial), then 3e-7 absolute; WGSL's own may be off by 1e-5.
-fn tanh4(y: vec4<f32>) -> vec4<f32> {
-    let t = y * y;
-    let near = y + y * t * (-0.333332819 + t * (0.133314422 + t * (-0.0537397155 + t * (0.0206390888 - t * 0.00570498873))));
-    let far = 1.0 - 2.0 / (exp2(2.0 * LOG2_E * abs(y)) + 1.0);
-    return select(sign(y) * far, near, abs(y) < vec4<f32>(0.625));
-}
-
-// A monotone image of finite logits whose differences are z / gap_scale; halved, so that no difference overflows.
 fn value(bits: vec4<u32>) -> vec4<f32> {
-    let l = bitcast<vec4<f32>>(bits);
-    if SOFT_CAP {
-        return tanh4(clamp(l, vec4<f32>(-params.cap_limit), vec4<f32>(params.cap_limit)) * params.cap_scale);
-    }
-    return 0.5 * l;
+    return value_of(bits, params.cap_scale, params.cap_limit);
 }
 
 // z of the four tokens; of those that are not finite, some number.
 fn z_of(bits: vec4<u32>, keys: vec4<u32>, row: SamplingRow, peak: f32) -> vec4<f32> {
-    let finite = select(vec4<u32>(0u), bits, keys != vec4<u32>(0u));
-    let gap = clamp(vec4<f32>(peak) - value(finite), vec4<f32>(0.0), vec4<f32>(row.gap_limit));
-    return -gap * row.gap_scale;
+    return z_of_value(value(select(vec4<u32>(0u), bits, keys != vec4<u32>(0u))), row, peak);
 }
 
 fn add64(a: vec2<u32>, b: vec2<u32>) -> vec2<u32> {
@@ -154,12 +118,14 @@ fn reduce_best(lane: u32, key: u32, id: u32) -> vec2<u32> {
 }
 
 // The lowest key t such that the weight of all keys above t is less than what is needed, among keys >= lowest:
-// weight 1 each and top_k needed, or e^z and top_p of the total. 0 if all together weigh less. Uniform control flow.
-fn threshold(lane: u32, start: u32, row: SamplingRow, peak: f32, lowest: u32, by_mass: bool) -> u32 {
+// weight 1 each and `count` needed, or, for a count of 0, e^z and top_p of the total. 0 if all together weigh less.
+// Uniform control flow.
+fn threshold(lane: u32, start: u32, row: SamplingRow, peak: f32, lowest: u32, count: u32) -> u32 {
+    let by_mass = count == 0u;
     var prefix = 0u;
     var known = 0u; // the bits of prefix that are settled
     var above = vec2<u32>(0u);
-    var need = vec2<u32>(row.top_k, 0u);
+    var need = vec2<u32>(count, 0u);
     let quads = (params.vocab + 3u) / 4u;
     for (var round = 0u; round < ROUNDS; round += 1u) {
         let shift = 24u - 8u * round;
@@ -257,21 +223,28 @@ fn sampling(
     if undefined {
         atomicAdd(&undefined_lanes, 1u);
     }
-    let top_bits = select(~top.x, top.x ^ 0x80000000u, top.x >= 0x80000000u);
-    let peak = value(vec4<u32>(select(top_bits, 0u, top.x == 0u))).x;
+    let peak = value(vec4<u32>(select(bits_of_key(top.x), 0u, top.x == 0u))).x;
 
     // Thresholds. Keys of 0 are never kept.
     var lowest = 1u;
     if row.top_k != 0u {
-        lowest = max(lowest, threshold(lane, start, row, peak, lowest, false));
+        lowest = max(lowest, threshold(lane, start, row, peak, lowest, row.top_k));
     }
     if row.top_p != 0u {
-        lowest = max(lowest, threshold(lane, start, row, peak, lowest, true));
+        lowest = max(lowest, threshold(lane, start, row, peak, lowest, 0u));
+    }
+
+    // The key of the last of the most probable tokens; 0 if there are fewer.
+    var last_key = 0u;
+    if row.confidence != 0u {
+        last_key = threshold(lane, start, row, peak, 1u, row.confidence);
     }
 
     // Last pass: sums over all tokens, draw over the kept ones. Ids of a lane ascend, so > keeps the lowest.
     var exp_sum = vec4<f32>(0.0);
     var exp_z_sum = vec4<f32>(0.0);
+    var most_sum = vec4<f32>(0.0); // of z above last_key
+    var most_count = vec4<f32>(0.0);
     var best = -1e30;
     var best_id = NO_TOKEN;
     for (var quad = lane; quad < quads; quad += LANES) {
@@ -281,6 +254,9 @@ fn sampling(
         let e = select(vec4<f32>(0.0), exp2(z * LOG2_E), keys != vec4<u32>(0u));
         exp_sum += e;
         exp_z_sum += e * z;
+        let is_most = keys > vec4<u32>(last_key);
+        most_sum += select(vec4<f32>(0.0), z, is_most);
+        most_count += select(vec4<f32>(0.0), vec4<f32>(1.0), is_most);
         if row.greedy == 0u {
             let kept = (keys >= vec4<u32>(lowest)) & (z >= vec4<f32>(row.min_z));
             let able = kept & (z + GUMBEL_MOST > vec4<f32>(best)); // spares the noise of those that cannot win
@@ -299,7 +275,8 @@ fn sampling(
             }
         }
     }
-    sums[lane] = vec2<f32>(dot(exp_sum, vec4<f32>(1.0)), dot(exp_z_sum, vec4<f32>(1.0)));
+    let ones = vec4<f32>(1.0);
+    sums[lane] = vec4<f32>(dot(exp_sum, ones), dot(exp_z_sum, ones), dot(most_sum, ones), dot(most_count, ones));
     workgroupBarrier();
     for (var width = LANES / 2u; width > 0u; width /= 2u) {
         if lane < width {
@@ -312,14 +289,26 @@ fn sampling(
     if lane == 0u {
         let token = select(drawn.y, top.y, row.greedy != 0u);
         if token == NO_TOKEN || atomicLoad(&undefined_lanes) != 0u {
-            sampled[index] = vec4<u32>(NO_TOKEN, NAN, NAN, 0u);
+            sampled[index] = vec4<u32>(NO_TOKEN, NAN, NAN, select(NAN, 0u, row.confidence == 0u));
         } else {
             let bits = load_bits(start, token / 4u);
             let z = z_of(bits, keys_of(bits), row, peak)[token % 4u];
             let log_sum = natural_log(sums[0].x);
             let log_prob = min(z - log_sum, 0.0);
             let entropy = max(log_sum - sums[0].y / sums[0].x, 0.0);
-            sampled[index] = vec4<u32>(token, bitcast<u32>(log_prob), bitcast<u32>(entropy), 0u);
+            var confidence = 0.0;
+            if row.confidence != 0u {
+                var count = sums[0].w;
+                var sum = sums[0].z;
+                if last_key != 0u { // of those at the last place as many as there are places
+                    let last_z = z_of(vec4<u32>(bits_of_key(last_key)), vec4<u32>(last_key), row, peak).x;
+                    sum += (f32(row.confidence) - count) * last_z;
+                    count = f32(row.confidence);
+                }
+                confidence = log_sum - sum / count;
+            }
+            sampled[index] =
+                vec4<u32>(token, bitcast<u32>(log_prob), bitcast<u32>(entropy), bitcast<u32>(confidence));
         }
     }
 }

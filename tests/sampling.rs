@@ -1,6 +1,6 @@
 //! Sampling: what every device draws is what the definition draws.
 //!
-//! Proved: parity with the reference per token, log-probability and entropy over a table of cases and over random ones;
+//! Proved: parity with the reference per token, log-probability, entropy and confidence over a table of cases and over random ones;
 //! the reference itself against a second oracle written here (support by sorting, noise from a second Philox);
 //! frequencies follow the softmax; truncations that are off change no bit; temperature 0 is argmax; a draw depends on
 //! (seed, agent, step) and its own logits only; what lies between rows or after the output does not matter; refusals.
@@ -15,6 +15,8 @@
 //! In the CUDA kernel: the barrier before the scan of the bins, or the one after their clearing, left out; a list that
 //! overflows taken for whole (the process dies); the carry dropped; the bound of the noise too low; the half-word shift of
 //! a misaligned row left out.
+//! Of the confidence: in the kernel the places of ties at the end not filled; in the CUDA kernel the last token counted
+//! twice.
 mod harness;
 
 use std::cell::Cell;

@@ -31,11 +31,11 @@ fn threads(vocab: usize, dtype: DType) -> usize {
     if vocab * dtype.size() <= small * 4 * 16 { small } else { large }
 }
 
-/// Bytes of the kernel's `Shared`: counts of 256 bins in 32 columns, their carries and sums, a list of 2048 logits, three
+/// Bytes of the kernel's `Shared`: counts of 256 bins in 32 columns, their carries and sums, a list of 2048 logits, six
 /// words per warp and some, in steps of 8.
 fn shared_bytes(threads: usize) -> usize {
     let warps = threads / 32;
-    256 * 32 * 4 + 256 * 4 + 256 * 8 + warps * 16 + 2048 * 4 + 16
+    256 * 32 * 4 + 256 * 4 + 256 * 8 + warps * 24 + 2048 * 4 + 16
 }
 
 pub(super) fn variant(vocab: usize, dtype: DType, soft_cap: bool) -> Variant {

@@ -9,6 +9,7 @@
 //! x        = x / temperature                                      if temperature > 0
 //! p        = softmax(x)
 //! log_prob = ln p[token]          entropy = -sum p ln p           (nats; before truncation)
+//! confidence = -(1/k) sum ln p over the k most probable tokens     (nats; before truncation; if k > 0)
 //! kept     = top-k and top-p and min-p, below
 //! token    = argmax over kept of x[i] + g[i],  g[i] = -ln(-ln u[i])
 //! ```
@@ -27,6 +28,8 @@
 //!   (seed, agent, step, token id) and on nothing else: not on the row, its neighbours, the launch or the device.
 //! - **Temperature 0** is greedy: the largest logit, the lowest id among equals; truncation does not matter and the
 //!   reported numbers use temperature 1.
+//! - **Confidence** (DeepConf, arXiv:2508.15260): over the tokens of positive probability where those are fewer than k. Of
+//!   equal logits at the k-th place as many count as there are places.
 //! - A logit of `-inf` has probability 0 and is never drawn. A row without a finite logit, or with NaN or `+inf`, has
 //!   no distribution: its token is [`NO_TOKEN`], its numbers NaN.
 //!
@@ -81,9 +84,12 @@ pub struct Sampled {
     pub log_prob: f32,
     /// Entropy of the row's distribution in nats, before truncation.
     pub entropy: f32,
+    /// Mean negative log-probability of the row's most probable tokens in nats, before truncation: high where the mass is
+    /// on few. 0 where the row asks for none.
+    pub confidence: f32,
 }
 
-/// The layout of the output: 16 bytes per row, which are the words token, log_prob, entropy and one that is zero.
+/// The layout of the output: 16 bytes per row, which are the words token, log_prob, entropy and confidence.
 pub struct SamplingOutput;
 
 impl SamplingOutput {
@@ -110,6 +116,7 @@ impl SamplingOutput {
             token: u32::from_le_bytes(word(r, 0)),
             log_prob: f32::from_le_bytes(word(r, 1)),
             entropy: f32::from_le_bytes(word(r, 2)),
+            confidence: f32::from_le_bytes(word(r, 3)),
         };
         Ok(out.read()?.chunks_exact(16).take(rows).map(read_row).collect())
     }

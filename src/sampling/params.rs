@@ -60,10 +60,15 @@ pub(crate) struct RowParams {
     pub step: u32,
     /// 0 or 1.
     pub greedy: u32,
+    /// Tokens that the confidence speaks of; 0: off.
+    pub confidence: u32,
+    pub pad_0: u32,
+    pub pad_1: u32,
+    pub pad_2: u32,
 }
 
 const _: () = {
-    assert!(size_of::<SamplingParams>() == 32 && size_of::<RowParams>() == 32);
+    assert!(size_of::<SamplingParams>() == 32 && size_of::<RowParams>() == 48);
     assert!(offset_of!(SamplingParams, logits_row_stride) == 12 && offset_of!(SamplingParams, cap_limit) == 28);
     assert!(offset_of!(RowParams, top_p) == 12 && offset_of!(RowParams, greedy) == 28);
 };

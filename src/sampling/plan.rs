@@ -35,11 +35,12 @@ pub(super) fn variant(dtype: DType, soft_cap: bool) -> Variant {
 }
 
 /// Normal, so that a product with it is neither infinite nor 0 by accident.
-pub(super) fn to_normal(x: f64) -> f32 {
+pub(crate) fn to_normal(x: f64) -> f32 {
     x.clamp(f32::MIN_POSITIVE as f64, f32::MAX as f64) as f32
 }
 
-fn row_params(problem: &SamplingProblem, row: &SamplingRow) -> RowParams {
+/// The numbers of one row.
+pub(crate) fn row_params(problem: &SamplingProblem, row: &SamplingRow) -> RowParams {
     let greedy = row.temperature == 0.0;
     let temperature = if greedy { 1.0 } else { row.temperature as f64 };
     let scale = match problem.soft_cap {
@@ -59,6 +60,10 @@ fn row_params(problem: &SamplingProblem, row: &SamplingRow) -> RowParams {
         agent: row.agent,
         step: row.step,
         greedy: greedy as u32,
+        confidence: row.confidence,
+        pad_0: 0,
+        pad_1: 0,
+        pad_2: 0,
     }
 }
 
@@ -173,7 +178,7 @@ impl std::fmt::Display for SamplingPlan {
         let count = |keep: fn(&RowParams) -> bool| self.table.iter().filter(|r| keep(r)).count();
         write!(
             f,
-            "sampling on {}: {} rows of {} tokens, variant {} ({} greedy, {} with top-k, {} with top-p)",
+            "sampling on {}: {} rows of {} tokens, variant {} ({} greedy, {} with top-k, {} with top-p, {} with confidence)",
             self.device.kind(),
             self.table.len(),
             self.problem.vocab,
@@ -181,6 +186,7 @@ impl std::fmt::Display for SamplingPlan {
             count(|r| r.greedy != 0),
             count(|r| r.top_k != 0),
             count(|r| r.top_p != 0),
+            count(|r| r.confidence != 0),
         )
     }
 }
@@ -217,7 +223,7 @@ mod tests {
         assert_eq!(
             plan.to_string(),
             "sampling on reference: 1 rows of 10 tokens, variant ROUNDS=2u SOFT_CAP=false logits:bf16 \
-             (1 greedy, 0 with top-k, 0 with top-p)"
+             (1 greedy, 0 with top-k, 0 with top-p, 0 with confidence)"
         );
     }
 

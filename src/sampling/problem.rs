@@ -18,11 +18,13 @@ pub struct SamplingRow {
     pub agent: u32,
     /// Which of the agent's draws this is.
     pub step: u32,
+    /// How many of the most probable tokens the reported confidence speaks of (20 in DeepConf). 0 is off.
+    pub confidence: u32,
 }
 
 impl Default for SamplingRow {
     fn default() -> Self {
-        SamplingRow { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, agent: 0, step: 0 }
+        SamplingRow { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, agent: 0, step: 0, confidence: 0 }
     }
 }
 

@@ -29,8 +29,8 @@ pub(super) fn run(plan: &SamplingPlan, args: &SamplingArgs<'_>) -> Result<()> {
     Ok(())
 }
 
-/// One row of logits to the words token, log_prob, entropy, 0.
-fn sample(problem: &SamplingProblem, row: &SamplingRow, logits: &[f32]) -> [u8; 16] {
+/// One row of logits to the words token, log_prob, entropy, confidence.
+pub(crate) fn sample(problem: &SamplingProblem, row: &SamplingRow, logits: &[f32]) -> [u8; 16] {
     let is_undefined = logits.iter().any(|l| l.is_nan() || *l == f32::INFINITY);
     // Ids of what can be drawn, largest logit first, ids ascending among equals.
     let mut order: Vec<usize> = (0..logits.len()).filter(|&i| logits[i].is_finite()).collect();
@@ -38,7 +38,8 @@ fn sample(problem: &SamplingProblem, row: &SamplingRow, logits: &[f32]) -> [u8; 
     // total_cmp puts -0 below 0, which are equal here: restore the order of ids within each run of equals.
     order.chunk_by_mut(|&a, &b| logits[a] == logits[b]).for_each(|run| run.sort_unstable());
     if is_undefined || order.is_empty() {
-        return words(NO_TOKEN, f64::NAN, f64::NAN);
+        let nothing = if row.confidence == 0 { 0.0 } else { f64::NAN };
+        return words(NO_TOKEN, f64::NAN, f64::NAN, nothing);
     }
 
     let temperature = if row.temperature == 0.0 { 1.0 } else { row.temperature as f64 };
@@ -51,9 +52,11 @@ fn sample(problem: &SamplingProblem, row: &SamplingRow, logits: &[f32]) -> [u8; 
     let total: f64 = order.iter().map(|&i| (x[i] - peak).exp()).sum();
     let log_p = |i: usize| x[i] - peak - total.ln();
     let entropy: f64 = order.iter().map(|&i| -log_p(i).exp() * log_p(i)).sum();
+    let most = &order[..order.len().min(row.confidence as usize)];
+    let confidence = most.iter().fold(0.0, |sum, &i| sum - log_p(i)) / most.len().max(1) as f64;
 
     if row.temperature == 0.0 {
-        return words(order[0] as u32, log_p(order[0]), entropy);
+        return words(order[0] as u32, log_p(order[0]), entropy, confidence);
     }
     let mut kept = order.clone();
     if row.top_k > 0 && (row.top_k as usize) < kept.len() {
@@ -83,14 +86,15 @@ fn sample(problem: &SamplingProblem, row: &SamplingRow, logits: &[f32]) -> [u8; 
             best = (score, i);
         }
     }
-    words(best.1 as u32, log_p(best.1), entropy)
+    words(best.1 as u32, log_p(best.1), entropy, confidence)
 }
 
-fn words(token: u32, log_prob: f64, entropy: f64) -> [u8; 16] {
+fn words(token: u32, log_prob: f64, entropy: f64, confidence: f64) -> [u8; 16] {
     let mut out = [0; 16];
     out[..4].copy_from_slice(&token.to_le_bytes());
     out[4..8].copy_from_slice(&(log_prob as f32).to_le_bytes());
     out[8..12].copy_from_slice(&(entropy as f32).to_le_bytes());
+    out[12..].copy_from_slice(&(confidence as f32).to_le_bytes());
     out
 }
 

@@ -41,6 +41,7 @@ pub struct Case {
     pub top_k: u32,
     pub top_p: f32,
     pub min_p: f32,
+    pub confidence: u32,
     pub seed: u64,
 }
 
@@ -58,6 +59,7 @@ pub const PLAIN: Case = Case {
     top_k: 0,
     top_p: 1.0,
     min_p: 0.0,
+    confidence: 0,
     seed: 0x1234_5678_9abc_def0,
 };
 
@@ -116,6 +118,15 @@ pub const CASES: &[Case] = &[
     Case { name: "strided", offset: 3, gap: 5, top_k: 9, ..PLAIN },
     Case { name: "strided f16", offset: 2, gap: 1, dtype: F16, vocab: 1000, top_p: 0.9, ..PLAIN },
     Case { name: "strided bf16, tiny", offset: 1, gap: 2, dtype: BF16, vocab: 5, rows: 9, ..PLAIN },
+    Case { name: "confidence of one", confidence: 1, ..PLAIN },
+    Case { name: "confidence", confidence: 20, vocab: 1000, top_k: 5, temperature: 0.7, dtype: BF16, ..PLAIN },
+    Case { name: "confidence, ties", confidence: 30, logits: Ties, ..PLAIN },
+    Case { name: "confidence, holes", confidence: 200, logits: Holes, dtype: F16, ..PLAIN },
+    Case { name: "confidence of all", confidence: 257, top_p: 0.5, ..PLAIN },
+    Case { name: "confidence, greedy, capped", confidence: 7, temperature: 0.0, soft_cap: Some(20.0), ..PLAIN },
+    Case { name: "confidence, flat", confidence: 100, logits: Flat, vocab: 5000, dtype: BF16, ..PLAIN },
+    Case { name: "confidence of nothing", confidence: 3, logits: Nothing, ..PLAIN },
+    Case { name: "confidence, past a list", confidence: 2000, vocab: 30_001, rows: 2, top_k: 40, gap: 3, ..PLAIN },
     Case { name: "no rows", rows: 0, ..PLAIN },
     Case { name: "many rows", rows: 300, vocab: 33, top_p: 0.9, ..PLAIN },
 ];
@@ -129,6 +140,7 @@ impl Case {
             min_p: self.min_p,
             agent: r,
             step: 7,
+            confidence: self.confidence,
         };
         SamplingProblem {
             logits_dtype: self.dtype,
@@ -180,7 +192,8 @@ pub fn run(device: &Device, problem: &SamplingProblem, logits: &Tensor) -> Vec<S
     plan.run(&args, &mut Workspace::new(device).unwrap()).unwrap();
     let got = out.read().unwrap();
     assert!(got[bytes..].iter().all(|b| *b == 0xa5), "{plan}: wrote past its rows");
-    assert!(got[..bytes].chunks_exact(16).all(|r| r[12..] == [0; 4]), "{plan}: the spare word is not zero");
+    let silent = |(r, row): (&[u8], &SamplingRow)| row.confidence != 0 || r[12..] == [0; 4];
+    assert!(got[..bytes].chunks_exact(16).zip(&problem.rows).all(silent), "{plan}: a confidence that nobody asked for");
     SamplingOutput::read(&out, problem.rows.len()).unwrap()
 }
 
@@ -193,10 +206,11 @@ pub fn cases() -> impl Strategy<Value = Case> {
         prop_oneof![Just(0u32), 1u32..700],
         prop_oneof![Just(1.0f32), 0.01f32..1.0],
         prop_oneof![Just(0.0f32), 0.001f32..1.0],
+        prop_oneof![Just(0u32), 1u32..40],
     );
     (shape, logits, transform, cuts, any::<u64>()).prop_map(
         |((dtype, rows, vocab, offset, gap), logits, (output_multiplier, soft_cap), cuts, seed)| {
-            let (temperature, top_k, top_p, min_p) = cuts;
+            let (temperature, top_k, top_p, min_p, confidence) = cuts;
             Case {
                 name: "random",
                 dtype,
@@ -211,6 +225,7 @@ pub fn cases() -> impl Strategy<Value = Case> {
                 top_k,
                 top_p,
                 min_p,
+                confidence,
                 seed,
             }
         },

@@ -13,6 +13,7 @@ const TOLERANCE: Tolerance = Tolerance { atol: 2e-5, rtol: 2e-5 };
 pub struct Oracle {
     pub log_p: Vec<f64>,
     pub entropy: f64,
+    pub confidence: f64,
     /// Tokens that are certainly kept, and that may be kept within `CLOSE` of a threshold.
     pub sure: Vec<bool>,
     pub maybe: Vec<bool>,
@@ -49,6 +50,11 @@ impl Oracle {
         let log_p: Vec<f64> = x.iter().map(|x| x - peak - total.ln()).collect();
         let entropy = (0..x.len()).filter(|&i| p[i] > 0.0).map(|i| -p[i] / total * log_p[i]).sum();
 
+        let mut most: Vec<f64> = (0..x.len()).filter(|&i| live(i)).map(|i| -log_p[i]).collect();
+        most.sort_by(f64::total_cmp);
+        most.truncate(row.confidence as usize);
+        let confidence = most.iter().fold(0.0, |sum, x| sum + x) / most.len().max(1) as f64;
+
         let mut sorted: Vec<f32> = logits.iter().copied().filter(|l| l.is_finite()).collect();
         sorted.sort_by(|a, b| b.partial_cmp(a).unwrap());
         let k = if row.top_k == 0 || greedy { sorted.len() } else { (row.top_k as usize).min(sorted.len()) };
@@ -81,7 +87,7 @@ impl Oracle {
         let draw =
             |i: usize| if maybe[i] { x[i] - peak + if greedy { 0.0 } else { gumbel(i) } } else { f64::NEG_INFINITY };
         let score = (0..x.len()).map(draw).collect();
-        Oracle { log_p, entropy, sure, maybe, score, greedy }
+        Oracle { log_p, entropy, confidence, sure, maybe, score, greedy }
     }
 
     /// Checks one draw. `Ok(true)` if f32 could not decide between tokens.
@@ -108,8 +114,12 @@ impl Oracle {
         if !allowed {
             return Err(format!("token {token}, want {best} (margin {margin:e})"));
         }
-        for (what, got, want) in [("log_prob", got.log_prob, self.log_p[token]), ("entropy", got.entropy, self.entropy)]
-        {
+        let numbers = [
+            ("log_prob", got.log_prob, self.log_p[token]),
+            ("entropy", got.entropy, self.entropy),
+            ("confidence", got.confidence, self.confidence),
+        ];
+        for (what, got, want) in numbers {
             if !TOLERANCE.accepts(got, want as f32) {
                 return Err(format!("{what} {got}, want {want} (token {token})"));
             }
