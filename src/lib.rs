@@ -14,6 +14,7 @@ pub mod layer;
 pub mod merge;
 pub mod rebase;
 pub mod sampling;
+pub mod stop;
 mod tensor;
 pub mod verify;
 

@@ -66,6 +66,11 @@ fn sampling_variants() {
 }
 
 #[test]
+fn stop_variants() {
+    check(colatent::stop::shader_variants());
+}
+
+#[test]
 fn verify_variants() {
     check(colatent::verify::shader_variants());
 }
