@@ -11,6 +11,7 @@ mod error;
 pub mod kv;
 pub mod kv_append;
 pub mod layer;
+pub mod lm_head;
 pub mod merge;
 pub mod rebase;
 pub mod sampling;

@@ -106,6 +106,7 @@ fn every_variant_compiles_for_every_architecture() {
     }
     let mut variants = colatent::attention::cuda_variants();
     variants.extend(colatent::kv_append::cuda_variants());
+    variants.extend(colatent::lm_head::cuda_variants());
     variants.extend(colatent::merge::cuda_variants());
     variants.extend(colatent::rebase::cuda_variants());
     variants.extend(colatent::sampling::cuda_variants());

@@ -56,6 +56,11 @@ fn kv_append_variants() {
 }
 
 #[test]
+fn lm_head_variants() {
+    check(colatent::lm_head::shader_variants());
+}
+
+#[test]
 fn rebase_variants() {
     check(colatent::rebase::shader_variants());
 }

@@ -65,8 +65,11 @@ mod reference;
 #[cfg(feature = "webgpu")]
 mod webgpu;
 
+pub(crate) use params::RowParams;
 pub use plan::{SamplingArgs, SamplingPlan};
+pub(crate) use plan::{row_params, to_normal};
 pub use problem::{SamplingProblem, SamplingRow};
+pub(crate) use reference::sample;
 
 use crate::{Buffer, Error, Result};
 

@@ -1,0 +1,157 @@
+//! [`LmHeadPlan`]: slices, rounds, and what they leave. Host arithmetic only.
+
+use super::problem::{LmHeadArgs, LmHeadProblem};
+use super::{OP, SLICE, reference};
+use crate::sampling::{RowParams, SamplingOutput, row_params};
+use crate::{Device, Error, Result, Workspace};
+
+/// A validated [`LmHeadProblem`] on a device. Built once per step, for all rows of the step.
+pub struct LmHeadPlan {
+    pub(super) device: Device,
+    /// Names the plan's tables in a workspace.
+    pub(super) id: u64,
+    pub(super) problem: LmHeadProblem,
+    pub(super) table: Vec<RowParams>,
+    /// The largest keys that a slice lists of a row.
+    pub(super) list: usize,
+    /// 2 if a row is truncated.
+    pub(super) rounds: usize,
+}
+
+/// Words of a slice's record without its list.
+const RECORD: usize = 8;
+
+impl LmHeadPlan {
+    /// Validates `problem` and works out the launches.
+    ///
+    /// # Errors
+    /// Those of [`LmHeadProblem::validate`], and [`Error::Unsupported`] for a width or a size that the device's kernel does
+    /// not serve.
+    pub fn new(device: &Device, problem: &LmHeadProblem) -> Result<Self> {
+        problem.validate()?;
+        let draw = problem.draw();
+        let table: Vec<RowParams> = problem.rows.iter().map(|row| row_params(&draw, row)).collect();
+        let is_cut = |row: &RowParams| row.top_k != 0 || row.min_z > -1024.0;
+        let plan = LmHeadPlan {
+            device: device.clone(),
+            id: crate::backend::next_plan_id(),
+            problem: problem.clone(),
+            list: table.iter().map(|row| row.top_k.max(row.confidence) as usize).max().unwrap_or(0),
+            rounds: if table.iter().any(is_cut) { 2 } else { 1 },
+            table,
+        };
+        if !matches!(device, Device::Reference) {
+            if !problem.width.is_multiple_of(4) {
+                let what = format!("width {} on {}", problem.width, device.kind());
+                return Err(Error::unsupported(OP, what, "multiples of 4"));
+            }
+            let keys = plan.slices() * plan.list;
+            if keys >= 1 << 24 || plan.scratch_bytes() >= 1 << 32 {
+                let what = format!("{} bytes of partial results, {keys} listed logits per row", plan.scratch_bytes());
+                return Err(Error::unsupported(OP, what, "less than 2^32, less than 2^24"));
+            }
+        }
+        Ok(plan)
+    }
+
+    /// The problem that the plan solves.
+    pub fn problem(&self) -> &LmHeadProblem {
+        &self.problem
+    }
+
+    /// Slices of the vocabulary.
+    pub(super) fn slices(&self) -> usize {
+        self.problem.vocab.div_ceil(SLICE)
+    }
+
+    /// Words of a slice's record.
+    pub(super) fn stride(&self) -> usize {
+        (RECORD + self.list).next_multiple_of(4)
+    }
+
+    /// Bytes of the slices' records and the rows' thresholds.
+    pub(super) fn scratch_bytes(&self) -> usize {
+        4 * self.table.len() * (self.slices() * self.stride() + 2)
+    }
+
+    /// Draws every row's token. Does not wait for the device and allocates nothing after its first use.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if an argument does not fit the plan, [`Error::Unsupported`] if its strides do not suit the
+    /// device, [`Error::Compile`] if a kernel does not compile.
+    #[cfg_attr(not(any(feature = "webgpu", feature = "cuda")), allow(unused_variables))]
+    pub fn run(&self, args: &LmHeadArgs, workspace: &mut Workspace) -> Result<()> {
+        self.check(args)?;
+        match &self.device {
+            Device::Reference => reference::run(self, args),
+            #[cfg(feature = "cuda")]
+            Device::Cuda(gpu) => super::cuda::run(self, gpu, args, workspace),
+            #[cfg(feature = "webgpu")]
+            Device::WebGpu(gpu) => gpu.run(|encoder| super::webgpu::encode(self, gpu, args, workspace, encoder)),
+        }
+    }
+
+    /// Compiles and uploads what runs with these tensors need on a CUDA device, so that they can be captured into a graph.
+    /// Other devices need nothing.
+    ///
+    /// # Errors
+    /// [`Error::Compile`] with the compiler's log, [`Error::Invalid`] for a workspace of another device.
+    #[cfg_attr(not(feature = "cuda"), allow(unused_variables))]
+    pub fn warm_up(&self, args: &LmHeadArgs, workspace: &mut Workspace) -> Result<()> {
+        self.check(args)?;
+        match &self.device {
+            #[cfg(feature = "cuda")]
+            Device::Cuda(gpu) => super::cuda::ready(self, gpu, args, workspace).map(|_| ()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Like [`LmHeadPlan::run`], into an encoder that the caller submits.
+    ///
+    /// # Errors
+    /// As [`LmHeadPlan::run`], and [`Error::Invalid`] for a plan of another device kind.
+    #[cfg(feature = "webgpu")]
+    pub fn encode(
+        &self,
+        args: &LmHeadArgs,
+        workspace: &mut Workspace,
+        encoder: &mut wgpu::CommandEncoder,
+    ) -> Result<()> {
+        self.check(args)?;
+        match &self.device {
+            Device::WebGpu(gpu) => super::webgpu::encode(self, gpu, args, workspace, encoder),
+            other => Err(Error::invalid(OP, "plan", "one made for a WebGPU device", other)),
+        }
+    }
+
+    fn check(&self, args: &LmHeadArgs) -> Result<()> {
+        let p = &self.problem;
+        args.hidden.expect(OP, "hidden", p.hidden_dtype, &[p.rows.len(), p.width])?;
+        args.weight.expect(OP, "weight", p.weight_dtype, &[p.vocab, p.width])?;
+        let need = SamplingOutput::bytes(p.rows.len());
+        if args.out.bytes() < need {
+            return Err(Error::invalid(OP, "out", format!("{need} bytes"), format!("{} bytes", args.out.bytes())));
+        }
+        if args.out.is_same(args.hidden.buffer()) || args.out.is_same(args.weight.buffer()) {
+            return Err(Error::invalid(OP, "out", "a buffer of its own", "one that is read"));
+        }
+        Ok(())
+    }
+}
+
+impl std::fmt::Display for LmHeadPlan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let p = &self.problem;
+        let bytes = p.vocab * p.width * p.weight_dtype.size();
+        write!(f, "{OP} on {}: {} rows of {} {}", self.device, p.rows.len(), p.width, p.hidden_dtype)?;
+        write!(f, ", {} tokens in {} slices, {} listed", p.vocab, self.slices(), self.list)?;
+        write!(f, "; {} rounds over {bytes} bytes of {} weight", self.rounds, p.weight_dtype)?;
+        write!(f, ", {} bytes of partial results", self.scratch_bytes())
+    }
+}
+
+impl std::fmt::Debug for LmHeadPlan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{self}")
+    }
+}
