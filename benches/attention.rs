@@ -3,7 +3,9 @@
 
 mod harness;
 
-use colatent::{Buffer, Device};
+use colatent::attention::QueryRows;
+use colatent::kv::{Appended, KvCache, Modality};
+use colatent::{Buffer, Device, Steps};
 use criterion::{Criterion, Throughput, criterion_group};
 use harness::{Ready, Scene};
 
@@ -38,19 +40,25 @@ fn launches(c: &mut Criterion) {
 fn plans(c: &mut Criterion) {
     let Ok(device) = Device::webgpu() else { return };
     let mut group = c.benchmark_group("plan");
-    for (name, agents, prompt) in [("agents_16_over_2k", 16, 2048), ("agents_64_over_32k", 64, 32768)] {
+    for (name, agents, prompt, room) in [
+        ("agents_16_over_2k", 16, 2048, 1),
+        ("agents_64_over_32k", 64, 32768, 1),
+        // The host's part of all of them: what is repeated costs a launch.
+        ("agents_64_over_32k_256_steps", 64, 32768, 256),
+    ] {
         let mut scene = Scene::new("decode_1");
-        let mut cache = colatent::kv::KvCache::new(harness::PAGE_SIZE, 8192).expect("a pool");
+        let mut cache = KvCache::new(harness::PAGE_SIZE, 8192).expect("a pool");
         let root = cache.create();
-        cache.append(root, colatent::kv::Modality::Text, prompt).expect("room");
-        scene.rows = cache
-            .fork_many(root, agents)
-            .expect("children")
-            .into_iter()
-            .map(|v| cache.append(v, colatent::kv::Modality::Text, 1).expect("room").into())
-            .collect();
+        cache.append(root, Modality::Text, prompt).expect("room");
+        let views = cache.fork_many(root, agents).expect("children");
+        let appended = cache.append_steps(&views, Modality::Text, room as usize).expect("room");
+        scene.rows = appended.into_iter().map(|a| QueryRows::from(Appended { len: 1, ..a })).collect();
         scene.cache = cache;
-        group.bench_function(name, |b| b.iter(|| scene.plan(&device)));
+        let steps = Steps::new(&device, room).expect("a counter");
+        group.bench_function(name, |b| match room {
+            1 => b.iter(|| scene.plan(&device)),
+            _ => b.iter(|| scene.plan_over(&device, &steps)),
+        });
     }
 }
 

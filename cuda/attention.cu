@@ -8,9 +8,12 @@
 // Tables    header [num_items, items, item_rows, runs, pages, shifts, rules, -, header of merge.cu x 4];
 //           item     [rows_begin, num_rows, runs_begin, num_runs, pages_begin, first state, 0, 0];
 //           item row [row, slot, slot of token 0, first token seen, end of tokens seen, shift + 1 or 0, gap begin,
-//           gap end]; run [first token, end token, full, span start, span end, rule, first token that any row sees, 0];
+//           gap end]; run [first token, end token, full, span start, span end, rule, first token that any row sees, end of
+//           what the first step sees];
 //           rule [birth kind, 3 operands, death kind, operand, 0, 0]. A run lies in one span; its tiles of keys start
 //           at multiples of the tile from the span. An item without runs has rows that no item has a state of.
+// Steps     with HAS_STEPS rows stand as many slots further on as the counter says, and runs go as many tokens further;
+//           a tile is full only if it is in every step of the plan's room.
 // Grid      one workgroup per (item, KV head, part of its heads, part of the value), see common/share.cuh, with a warp per
 //           16 queries. A tile is QUERIES queries (rows x heads of the part) x KEYS keys.
 // Warps     a warp has 16 queries, over all keys; warps without queries help to load. A thread has the scores of 2
@@ -26,7 +29,8 @@
 // Limits    head dims are multiples of 8, parts of the value up to 256 lanes; K and V lie on 16 bytes, q on chunks.
 //           sm_80 and up, at most 99 KiB of shared memory.
 // Constants QUERIES, KEYS, STAGES, GROUP, HEAD_PARTS, HEAD_DIM, VALUE_DIM, VALUE_PARTS, USES_MATRIX_UNITS, QUERY_PARTS,
-//           WEIGHT_PARTS, SHARED_BYTES, HAS_SOFT_CAP, HAS_GAP, HAS_SHIFT, PAIRS_ARE_HALVES, ROPE_FIRST, ROPE_PAIRS; storage q, k, v.
+//           WEIGHT_PARTS, SHARED_BYTES, HAS_SOFT_CAP, HAS_GAP, HAS_SHIFT, HAS_STEPS, PAIRS_ARE_HALVES, ROPE_FIRST,
+//           ROPE_PAIRS; storage q, k, v.
 // #include "common/prelude.cuh"
 // #include "common/warp.cuh"
 // #include "common/async.cuh"
@@ -37,6 +41,7 @@
 // #include "common/vector.cuh"
 // #include "common/norm.cuh"
 // #include "common/state.cuh"
+// #include "common/steps.cuh"
 // #include "common/attention_args.cuh"
 // #include "common/share.cuh"
 // #include "common/fragment.cuh"
@@ -116,9 +121,10 @@ KERNEL(attention, AttentionArgs, THREADS, 2) {
 
         u32 tile = 0;
         for (u32 run = first_run; run != last_run; run += 8) {
-            const u32 run_end = tables[run + 1];
+            // A run that is not reached yet has a tile too, as the cursor has it.
+            const u32 run_end = HAS_STEPS ? max(end_of_seen(args, tables + run), tables[run] + 1) : tables[run + 1];
             const bool is_full = tables[run + 2] != 0;
-            const Sight sight = sight_of(tables, rows, num_queries, query_of(thread_of_tile()), tables + run);
+            const Sight sight = sight_of(args, rows, num_queries, query_of(thread_of_tile()), tables + run);
             for (u32 token = tables[run]; token < run_end; token += KEYS, tile++) {
                 // -- load: behind the barrier the tile is there, and nobody reads the one before it
                 if (STAGES == 1) {

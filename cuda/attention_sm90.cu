@@ -19,7 +19,8 @@
 // Limits    head dims (64, 64), (96, 96), (128, 128), (256, 256), (192, 128); K and V lie on 16 bytes, q on chunks.
 //           sm_90a; at most 227 KiB of shared memory, one workgroup per multiprocessor.
 // Constants KEYS, STAGES, GROUP, HEAD_PARTS, HEAD_DIM, VALUE_DIM, VALUE_PARTS = 1, QUERY_PARTS, WEIGHT_PARTS,
-//           SHARED_BYTES, HAS_SOFT_CAP, HAS_GAP, HAS_SHIFT, PAIRS_ARE_HALVES, ROPE_FIRST, ROPE_PAIRS; storage q, k, v.
+//           SHARED_BYTES, HAS_SOFT_CAP, HAS_GAP, HAS_SHIFT, HAS_STEPS, PAIRS_ARE_HALVES, ROPE_FIRST, ROPE_PAIRS; storage
+//           q, k, v.
 // #include "common/prelude.cuh"
 // #include "common/warp.cuh"
 // #include "common/async.cuh"
@@ -32,6 +33,7 @@
 // #include "common/vector.cuh"
 // #include "common/norm.cuh"
 // #include "common/state.cuh"
+// #include "common/steps.cuh"
 // #include "common/attention_args.cuh"
 // #include "common/share.cuh"
 // #include "common/fragment.cuh"
@@ -173,7 +175,7 @@ DEVICE void soften(f32 (&s)[KEY_TILES][4], State& state, f32 (&shrink)[2], const
     scale(s, args.params);
     if (run[2] == 0 || state.cursor.token + KEYS > run[1]) {
         // Not kept from tile to tile: registers are scarce, and such tiles rare.
-        const Sight sight = sight_of(args.tables, item.rows, item.num_queries, query, run);
+        const Sight sight = sight_of(args, item.rows, item.num_queries, query, run);
         mask(s, state.cursor.token, sight.first, sight.count, true);
         if (HAS_GAP) {
             const Gap gap = gap_of(args.tables, item.rows, item.num_queries, query);
@@ -265,7 +267,7 @@ DEVICE void careful_pass(Shared& shared, u32 consumer, State& state, f32 (&s)[KE
         const u32 query = query_of(thread_of_tile());
         u8* values = ring.values[stage_of(ring, state.tile)];
         const Sight sight =
-            sight_of(args.tables, item.rows, item.num_queries, query, args.tables + state.cursor.run);
+            sight_of(args, item.rows, item.num_queries, query, args.tables + state.cursor.run);
         const Gap gap = gap_of(args.tables, item.rows, item.num_queries, query);
         const u32 pair = thread_of_tile() % 4 * 4;
         add_unbounded(state.out, sight, gap, state.cursor.token, [&](u32 key, u32 n) {

@@ -10,7 +10,8 @@
 //
 // Shapes     packed [rows, width], q [rows, Hq, D], k [pages, Hkv, page_size, D], v [pages, Hkv, page_size, Dv]: views
 //            with strides, lanes contiguous. Every offset and stride here counts chunks of 4 elements.
-//            tables: places[rows], positions[rows][4], temperature[rows] if the layer has one. constants: see LayerConstants.
+//            tables: places[rows], positions[rows][4], temperature[rows] if the layer has one; of all steps, a step's
+//            rows side by side. constants: see LayerConstants.
 //            places[row] = 0xffffffff: a padding row, whose q is written and whose k and v are not.
 // Grid       one block per row. The block computes the row's cosines and sines once, for all its heads. A head is the
 //            work of a team: TEAM neighbouring threads of a warp, OWN chunks each: chunk n of member t is t + n * TEAM.
@@ -23,8 +24,8 @@
 // Limits     D and Dv multiples of 4 up to 576; places are distinct, and k and v share no element (the plan and the
 //            caller see to it).
 //
-// Header     HEAD_DIM, HEAD_DIM_V: u32; V_IN_K: bool; ROTATION: u32 as in common/rotate.cuh; TEAM: a power of two up to 32; OWN: as many chunks as
-//            make a head; THREADS: whole warps; storage of packed, q, k, v.
+// Header     HEAD_DIM, HEAD_DIM_V: u32; V_IN_K, HAS_STEPS: bool; ROTATION: u32 as in common/rotate.cuh; TEAM: a power of
+//            two up to 32; OWN: as many chunks as make a head; THREADS: whole warps; storage of packed, q, k, v.
 
 // #include "common/prelude.cuh"
 // #include "common/dtype.cuh"
@@ -33,6 +34,7 @@
 // #include "common/norm.cuh"
 // #include "common/rope.cuh"
 // #include "common/rotate.cuh"
+// #include "common/steps.cuh"
 
 struct Params {
     u32 rows;
@@ -74,7 +76,8 @@ struct Params {
     // 1 if each row has a factor of its own for q.
     u32 temperature;
     f32 v_scale;
-    u32 pad_2;
+    // Rows of the tables: those of all steps.
+    u32 table_rows;
 };
 
 struct KvAppendArgs {
@@ -85,6 +88,7 @@ struct KvAppendArgs {
     q_t* q;
     k_t* k;
     v_t* v;
+    const u32* steps; // see steps.cuh
 };
 
 constexpr u32 PADDING = 0xffffffffu;
@@ -192,11 +196,11 @@ DEVICE void norm(const KvAppendArgs& args, const Head& head, u32 member, Chunks&
 }
 
 // mscale * (cos, sin) of every lane pair of the row, by the whole block.
-DEVICE void turn(const KvAppendArgs& args, u32 row, Shared& shared) {
+DEVICE void turn(const KvAppendArgs& args, u32 entry, Shared& shared) {
     const Params& params = args.params;
     for (u32 pair = threadIdx.x; pair < params.pairs; pair += THREADS) {
         const u32* word = args.constants + params.rope_table + 3 * pair;
-        const i32 position = i32(args.tables[params.rows + 4 * u64(row) + word[2]]);
+        const i32 position = i32(args.tables[params.table_rows + 4 * u64(entry) + word[2]]);
         const CosSin t = rope_cos_sin(position, word[0], word[1]);
         shared.cos[pair] = t.cos * params.mscale;
         shared.sin[pair] = t.sin * params.mscale;
@@ -249,18 +253,20 @@ KERNEL(kv_append, KvAppendArgs, THREADS, 1) {
     const u32 team = threadIdx.x / TEAM;
     const u32 member = threadIdx.x % TEAM;
     const u32 row = blockIdx.x;
-    const u32 place = args.tables[row];
+    // The row of this step in the tables; past the room nothing is stored.
+    const u32 entry = step_of(args.steps) * params.rows + row;
+    const u32 place = HAS_STEPS && args.steps[0] > args.steps[1] ? PADDING : args.tables[entry];
     const u32 heads = params.q_heads + KV_PARTS * params.kv_heads;
     f32 scale = params.q_scale;
     if (params.temperature != 0) {
-        scale *= reinterpret_cast<const f32*>(args.tables)[5 * u64(params.rows) + row];
+        scale *= reinterpret_cast<const f32*>(args.tables)[5 * u64(params.table_rows) + entry];
     }
 
     // The first heads are under way while the block works out how the row turns.
     Head head = head_of(params, row, place, team);
     Chunks chunks = load(args, head, member);
     if (ROTATION != ROTATE_NONE) {
-        turn(args, row, shared);
+        turn(args, entry, shared);
         __syncthreads();
     }
     for (u32 first = 0; first < heads; first += TEAMS) {

@@ -27,13 +27,14 @@
 // Limits   vocab below 2^31; 43 KiB of shared memory.
 // A row with NaN or +inf, or with no finite logit, has no distribution: token 0xffffffff, log_prob and entropy NaN.
 //
-// Header: THREADS (whole warps, at most 1024), ROUNDS (bytes of the key that can differ for this dtype), SOFT_CAP;
+// Header: HAS_STEPS, THREADS (whole warps, at most 1024), ROUNDS (bytes of the key that can differ for this dtype), SOFT_CAP;
 //         storage of logits.
 
 // #include "common/prelude.cuh"
 // #include "common/warp.cuh"
 // #include "common/random.cuh"
 // #include "common/draw.cuh"
+// #include "common/steps.cuh"
 
 struct SamplingParams {
     u32 rows;
@@ -51,6 +52,7 @@ struct SamplingArgs {
     const SamplingRow* rows;
     const logits_t* logits;
     u32x4* sampled;
+    const u32* steps; // see steps.cuh; added to the rows' own
 };
 
 constexpr u32 WARPS = THREADS / 32;
@@ -433,7 +435,7 @@ KERNEL(sampling, SamplingArgs, THREADS, 1) {
                 able |= is_kept && z[c] + GUMBEL_MOST >= bound ? 1u << c : 0u;
             }
             if (row.how.greedy == 0 && able != 0) {
-                const u32x4 counter{first / 4 + quad, row.how.agent, row.how.step, 0};
+                const u32x4 counter{first / 4 + quad, row.how.agent, row.how.step + step_of(args.steps), 0};
                 const u32x4 noise = philox4x32(counter, u32x2{params.seed_low, params.seed_high});
                 const u32 words[4] = {noise.x, noise.y, noise.z, noise.w};
 #pragma unroll

@@ -11,9 +11,11 @@
 //           row's bits do not depend on its neighbours in the tile.
 // Numerics  f32 throughout, finite sentinels. Values of unseen keys are left out by selection and may hold anything.
 // Constants LANES, KEY_GROUPS, QUERIES_PER_LANE, KEYS_PER_LANE, GROUP, HEAD_PARTS, HEAD_CHUNKS, VALUE_CHUNKS (dims
-//           / 4), VALUE_PARTS, HAS_SOFT_CAP, HAS_GAP, HAS_SHIFT, PAIRS_ARE_HALVES, ROPE_FIRST, ROPE_PAIRS; storage q, k, v.
+//           / 4), VALUE_PARTS, HAS_SOFT_CAP, HAS_GAP, HAS_SHIFT, HAS_STEPS, PAIRS_ARE_HALVES, ROPE_FIRST, ROPE_PAIRS; storage
+//           q, k, v.
 // #include "common/dtype.wgsl"
 // #include "common/lifetime.wgsl"
+// #include "common/steps.wgsl"
 // #include "common/work_list.wgsl"
 
 const QUERIES: u32 = LANES / KEY_GROUPS * QUERIES_PER_LANE;
@@ -83,7 +85,7 @@ fn attention(
 
     for (var r = 0u; r < num_runs; r++) {
         let run = runs + r * 8u;
-        let run_end = tables[run + 1u];
+        let run_end = end_of_seen(run);
         let is_full = tables[run + 2u] != 0u;
         // -- which tokens of the run the queries see
         if !is_full {

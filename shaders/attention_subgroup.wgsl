@@ -9,9 +9,11 @@
 //           an array of as many elements: hence arrays of arrays. Loops over chunks and over a lane's queries that load
 //           must not be unrolled (every load in the text costs time to compile): flat arrays, counts known at run time.
 // Constants LANES, SUBGROUP, QUERIES_PER_LANE, KEYS_PER_LANE, GROUP, HEAD_PARTS, HEAD_CHUNKS, VALUE_CHUNKS (dims / 4),
-//           VALUE_PARTS, HAS_SOFT_CAP, HAS_GAP, HAS_SHIFT, PAIRS_ARE_HALVES, ROPE_FIRST, ROPE_PAIRS; storage q, k, v.
+//           VALUE_PARTS, HAS_SOFT_CAP, HAS_GAP, HAS_SHIFT, HAS_STEPS, PAIRS_ARE_HALVES, ROPE_FIRST, ROPE_PAIRS; storage
+//           q, k, v.
 // #include "common/dtype.wgsl"
 // #include "common/lifetime.wgsl"
+// #include "common/steps.wgsl"
 // #include "common/work_list.wgsl"
 
 const KEYS: u32 = SUBGROUP * KEYS_PER_LANE;
@@ -73,7 +75,7 @@ fn attention_subgroup(
 
     for (var r = 0u; r < num_runs; r++) {
         let run = runs + r * 8u;
-        let run_end = tables[run + 1u];
+        let run_end = end_of_seen(run);
         // -- which tokens of the run my queries see
         var seen: array<vec2<u32>, QUERIES_PER_LANE>;
         var gap: array<vec2<u32>, QUERIES_PER_LANE>;

@@ -10,7 +10,8 @@
 //
 // Shapes     packed [rows, width], q [rows, Hq, D], k [pages, Hkv, page_size, D], v [pages, Hkv, page_size, Dv]: views
 //            with strides, lanes contiguous. Every offset and stride here counts chunks of 4 elements.
-//            tables: places[rows], positions[rows][4], temperature[rows] if the layer has one. constants: see LayerConstants.
+//            tables: places[rows], positions[rows][4], temperature[rows] if the layer has one; of all steps, a step's
+//            rows side by side. constants: see LayerConstants.
 //            places[row] = 0xffffffff: a padding row, whose q is written and whose k and v are not.
 // Grid       one invocation per (row, head of q, k or v), heads fastest; workgroups of 64, folded to 2-D. An invocation
 //            owns the whole head, so no two write into one word of 16-bit elements.
@@ -19,11 +20,12 @@
 // Limits     D and Dv multiples of 4; places are distinct, and k and v share no element (the plan and the caller see
 //            to it).
 //
-// Header     HEAD_DIM, HEAD_DIM_V: u32; V_IN_K: bool; ROTATION: u32 as below; storage of packed, q, k, v.
+// Header     HEAD_DIM, HEAD_DIM_V: u32; V_IN_K, HAS_STEPS: bool; ROTATION: u32 as below; storage of packed, q, k, v.
 
 // #include "common/dtype.wgsl"
 // #include "common/norm.wgsl"
 // #include "common/rope.wgsl"
+// #include "common/steps.wgsl"
 
 // Values of ROTATION. In the first two a chunk of 4 lanes holds whole pairs or meets its partner chunk lane by lane;
 // the last two serve first lanes and pair counts that split chunks, one lane at a time.
@@ -73,7 +75,8 @@ struct Params {
     // 1 if each row has a factor of its own for q.
     temperature: u32,
     v_scale: f32,
-    pad_2: u32,
+    // Rows of the tables: those of all steps.
+    table_rows: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -83,6 +86,7 @@ struct Params {
 @group(0) @binding(4) var<storage, read_write> q: array<q_chunk>;
 @group(0) @binding(5) var<storage, read_write> k: array<k_chunk>;
 @group(0) @binding(6) var<storage, read_write> v: array<v_chunk>;
+@group(0) @binding(7) var<storage, read> steps: array<u32>;
 
 const PADDING = 0xffffffffu;
 
@@ -92,7 +96,8 @@ const PART_V = 2u;
 
 // One head of one row: the work of one invocation.
 struct Head {
-    row: u32,
+    // The row of this step in the tables.
+    entry: u32,
     part: u32,
     // First chunk in `packed`, and in q, k or v.
     source: u32,
@@ -135,9 +140,9 @@ fn store(head: Head, chunk: u32, x: vec4<f32>) {
 }
 
 // mscale * (cos, sin) of lane pair `pair` in this row.
-fn turn(row: u32, pair: u32) -> vec2<f32> {
+fn turn(entry: u32, pair: u32) -> vec2<f32> {
     let at = params.rope_table + 3u * pair;
-    let position = bitcast<i32>(tables[params.rows + 4u * row + constants[at + 2u]]);
+    let position = bitcast<i32>(tables[params.table_rows + 4u * entry + constants[at + 2u]]);
     return rope_cos_sin(position, constants[at], constants[at + 1u]) * params.mscale;
 }
 
@@ -164,7 +169,7 @@ fn rotated_lane(head: Head, lane: u32) -> f32 {
         distance = params.pairs;
     }
     let partner = lane_of(head, select(lane + distance, lane - distance, is_second));
-    let t = turn(head.row, pair);
+    let t = turn(head.entry, pair);
     return x * t.x + select(-partner, partner, is_second) * t.y;
 }
 
@@ -177,10 +182,10 @@ fn rotate(head: Head, chunk: u32) {
         } else if i < distance { // the second half is written with the first
             let a = normed(head, chunk);
             let b = normed(head, chunk + distance);
-            let t0 = turn(head.row, 4u * i);
-            let t1 = turn(head.row, 4u * i + 1u);
-            let t2 = turn(head.row, 4u * i + 2u);
-            let t3 = turn(head.row, 4u * i + 3u);
+            let t0 = turn(head.entry, 4u * i);
+            let t1 = turn(head.entry, 4u * i + 1u);
+            let t2 = turn(head.entry, 4u * i + 2u);
+            let t3 = turn(head.entry, 4u * i + 3u);
             let c = vec4<f32>(t0.x, t1.x, t2.x, t3.x);
             let s = vec4<f32>(t0.y, t1.y, t2.y, t3.y);
             store(head, chunk, a * c - b * s);
@@ -192,8 +197,8 @@ fn rotate(head: Head, chunk: u32) {
         if i >= params.pairs / 2u {
             store(head, chunk, x);
         } else {
-            let t0 = turn(head.row, 2u * i);
-            let t1 = turn(head.row, 2u * i + 1u);
+            let t0 = turn(head.entry, 2u * i);
+            let t1 = turn(head.entry, 2u * i + 1u);
             let c = vec4<f32>(t0.x, t0.x, t1.x, t1.x);
             let s = vec4<f32>(-t0.y, t0.y, -t1.y, t1.y);
             store(head, chunk, x * c + x.yxwz * s);
@@ -219,14 +224,18 @@ fn kv_append(
     }
     let row = item / heads;
     let index = item % heads;
-    let place = tables[row];
+    let entry = step_now() * params.rows + row;
+    var place = tables[entry];
+    if HAS_STEPS {
+        place = select(place, PADDING, steps[0] > steps[1]); // past the room nothing is stored
+    }
     let page = place / params.page_size;
     let slot = place % params.page_size;
     let source_row = row * params.packed_row;
 
     var head: Head;
     var eps = params.q_eps;
-    head.row = row;
+    head.entry = entry;
     head.chunks = HEAD_DIM / 4u;
     head.norm_chunks = HEAD_DIM / 4u;
     if index < params.q_heads {
@@ -237,7 +246,7 @@ fn kv_append(
         head.weights = 0u;
         head.scale = params.q_scale;
         if params.temperature != 0u {
-            head.scale *= bitcast<f32>(tables[5u * params.rows + row]);
+            head.scale *= bitcast<f32>(tables[5u * params.table_rows + entry]);
         }
     } else {
         if place == PADDING {

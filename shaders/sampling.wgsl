@@ -21,11 +21,12 @@
 // Limits   vocab and every element index below 2^31; 8.2 KiB of workgroup memory; no subgroups.
 // A row with NaN or +inf, or with no finite logit, has no distribution: token 0xffffffff, log_prob and entropy NaN.
 //
-// Header: const ROUNDS (bytes of the key that can differ for this dtype), const SOFT_CAP, alias logits_chunk.
+// Header: const ROUNDS (bytes of the key that can differ for this dtype), const SOFT_CAP, const HAS_STEPS, alias logits_chunk.
 
 // #include "common/dtype.wgsl"
 // #include "common/random.wgsl"
 // #include "common/draw.wgsl"
+// #include "common/steps.wgsl"
 
 struct SamplingParams {
     rows: u32,
@@ -42,6 +43,7 @@ struct SamplingParams {
 @group(0) @binding(1) var<storage, read> rows: array<SamplingRow>;
 @group(0) @binding(2) var<storage, read> logits: array<logits_chunk>;
 @group(0) @binding(3) var<storage, read_write> sampled: array<vec4<u32>>;
+@group(0) @binding(4) var<storage, read> steps: array<u32>; // added to the rows' own
 
 const LANES: u32 = 256u;
 
@@ -261,7 +263,7 @@ fn sampling(
             let kept = (keys >= vec4<u32>(lowest)) & (z >= vec4<f32>(row.min_z));
             let able = kept & (z + GUMBEL_MOST > vec4<f32>(best)); // spares the noise of those that cannot win
             if any(able) {
-                let counter = vec4<u32>(quad, row.agent, row.step, 0u);
+                let counter = vec4<u32>(quad, row.agent, row.step + step_now(), 0u);
                 let words = philox4x32(counter, vec2<u32>(params.seed_low, params.seed_high));
                 for (var c = 0u; c < 4u; c += 1u) {
                     if able[c] {

@@ -104,6 +104,16 @@ impl Device {
         Ok(Device::Cuda(Arc::new(crate::backend::cuda::Gpu::sim(major, minor)?)))
     }
 
+    /// What `step` launches on a simulated device, kept instead of done, as a graph of the CUDA driver.
+    #[cfg(feature = "cuda-sim")]
+    #[doc(hidden)]
+    pub fn sim_capture(&self, step: impl FnOnce() -> Result<()>) -> Result<crate::backend::cuda::graph::SimGraph> {
+        match self {
+            Device::Cuda(gpu) => crate::backend::cuda::graph::SimGraph::capture(gpu, step),
+            other => Err(crate::Error::invalid("capture", "device", "a simulated CUDA device", other)),
+        }
+    }
+
     /// The first WebGPU adapter, real GPUs before software drivers.
     ///
     /// # Errors

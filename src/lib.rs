@@ -15,6 +15,7 @@ pub mod lm_head;
 pub mod merge;
 pub mod rebase;
 pub mod sampling;
+mod steps;
 pub mod stop;
 mod tensor;
 pub mod verify;
@@ -28,6 +29,13 @@ pub use cudarc;
 pub use device::Device;
 pub use dtype::{DType, Tolerance};
 pub use error::{Error, Result};
+pub use steps::Steps;
+#[cfg(feature = "cuda")]
+#[doc(hidden)]
+pub use steps::steps_cuda_variants;
+#[cfg(feature = "webgpu")]
+#[doc(hidden)]
+pub use steps::steps_shader_variants;
 pub use tensor::{Buffer, Tensor};
 #[cfg(feature = "webgpu")]
 pub use wgpu;

@@ -23,6 +23,8 @@ mod compose;
 mod model;
 #[path = "kv/random.rs"]
 mod random;
+#[path = "kv/steps.rs"]
+mod steps;
 use model::places;
 
 fn cache(page_size: usize, num_pages: usize) -> KvCache {

@@ -110,6 +110,7 @@ fn every_variant_compiles_for_every_architecture() {
     variants.extend(colatent::merge::cuda_variants());
     variants.extend(colatent::rebase::cuda_variants());
     variants.extend(colatent::sampling::cuda_variants());
+    variants.extend(colatent::steps_cuda_variants());
     variants.extend(colatent::stop::cuda_variants());
     variants.extend(colatent::verify::cuda_variants());
     // Published layer kinds as they are served: 16-bit storage. Many share a variant, with each other or with the above.

@@ -66,6 +66,11 @@ fn rebase_variants() {
 }
 
 #[test]
+fn steps_variants() {
+    check(colatent::steps_shader_variants());
+}
+
+#[test]
 fn sampling_variants() {
     check(colatent::sampling::shader_variants());
 }

@@ -4,7 +4,7 @@
 use colatent::attention::{AttentionArgs, AttentionPlan, AttentionProblem, QueryRows};
 use colatent::kv::{Birth, Death, KvCache, Lifetimes, Modality};
 use colatent::layer::{LayerConstants, LayerSpec};
-use colatent::{DType, Device, Tensor, Workspace};
+use colatent::{DType, Device, Steps, Tensor, Workspace};
 
 /// Tokens per page.
 pub const PAGE_SIZE: usize = 16;
@@ -101,6 +101,12 @@ impl Scene {
     pub fn plan(&self, device: &Device) -> AttentionPlan {
         let problem = AttentionProblem { spec: &self.spec, cache: &self.cache, rows: &self.rows };
         AttentionPlan::new(device, &problem).expect("a valid scene")
+    }
+
+    /// The plan of all steps that the counter has room for.
+    pub fn plan_over(&self, device: &Device, steps: &Steps) -> AttentionPlan {
+        let problem = AttentionProblem { spec: &self.spec, cache: &self.cache, rows: &self.rows };
+        AttentionPlan::over(device, &problem, steps).expect("a valid scene")
     }
 
     /// Flops of the two products over the pairs that are seen.

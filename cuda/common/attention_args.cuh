@@ -1,4 +1,5 @@
-// attention_args.cuh: what an attention kernel is given; see attention.cu for the tables. After state.cuh.
+// attention_args.cuh: what an attention kernel is given; see attention.cu for the tables. After state.cuh and
+// steps.cuh.
 
 // Field for field the params on the host. The offsets are 0: pointers begin at the first element.
 struct AttentionParams {
@@ -34,4 +35,10 @@ struct AttentionArgs {
     const q_t* gate; // [row, head, value], or null
     q_t* out; // [row, head, value]
     f32* out_lse; // [row, head], or null
+    const u32* steps; // see steps.cuh
 };
+
+// One past the last token of a run that may be seen at this step: the bound of the first step, and a token a step.
+DEVICE u32 end_of_seen(const AttentionArgs& args, const u32* run) {
+    return HAS_STEPS ? min(run[1], run[7] + step_of(args.steps)) : run[1];
+}

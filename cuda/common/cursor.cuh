@@ -8,7 +8,7 @@ struct Cursor {
 // The tile behind it, or the item's last run.
 DEVICE void advance(Cursor& cursor, u32 last_run, const AttentionArgs& args) {
     cursor.token += KEYS;
-    if (cursor.run != last_run && cursor.token >= args.tables[cursor.run + 1]) {
+    if (cursor.run != last_run && cursor.token >= end_of_seen(args, args.tables + cursor.run)) {
         cursor.run += 8;
         cursor.token = cursor.run == last_run ? 0 : args.tables[cursor.run];
     }
@@ -28,7 +28,7 @@ DEVICE Place place_of(Cursor cursor, u32 key, const AttentionArgs& args, u32 pag
     const u32* run = args.tables + cursor.run;
     const u32 token = cursor.token + key;
     // From the first token that any row sees.
-    if (token < run[6] || token >= run[1]) {
+    if (token < run[6] || token >= end_of_seen(args, run)) {
         return Place{NOWHERE, NOWHERE};
     }
     const u64 page = args.tables[pages + token / params.page_size], slot = token % params.page_size;

@@ -1,4 +1,5 @@
-// sight.cuh: what the two queries of a thread see of a run of keys. After lifetime.cuh and fragment.cuh.
+// sight.cuh: what the two queries of a thread see of a run of keys. After lifetime.cuh,
+// fragment.cuh and attention_args.cuh.
 
 // What the two queries of a thread see of a run: `count` tokens from `first`.
 struct Sight {
@@ -16,7 +17,8 @@ DEVICE bool sees(const Sight& sight, const Gap& gap, u32 query, u32 token) {
 }
 
 // What queries `query` and `query + 8` see of a run.
-DEVICE Sight sight_of(const u32* tables, u32 rows, u32 num_queries, u32 query, const u32* run) {
+DEVICE Sight sight_of(const AttentionArgs& args, u32 rows, u32 num_queries, u32 query, const u32* run) {
+    const u32* tables = args.tables;
     Sight sight = {};
 #pragma unroll
     for (u32 i = 0; i < 2; i++) {
@@ -28,7 +30,7 @@ DEVICE Sight sight_of(const u32* tables, u32 rows, u32 num_queries, u32 query, c
         if (run[2] == 0) {
             const i32 base = i32(row[2]);
             const Slots span = {base + i32(run[3]), base + i32(min(run[4], row[4]))};
-            const Slots slots = seen_slots(tables + tables[6] + run[5] * 8, i32(row[1]), span);
+            const Slots slots = seen_slots(tables + tables[6] + run[5] * 8, i32(row[1] + step_of(args.steps)), span);
             begin = max(u32(max(slots.begin - base, 0)), row[3]);
             end = min(min(u32(max(slots.end - base, 0)), row[4]), end);
         }

@@ -3,9 +3,12 @@
 //           item     [rows_begin, num_rows, runs_begin, num_runs, pages_begin, first state, 0, 0];
 //           item row [row, slot, slot of token 0, first token seen, end of tokens seen, shift + 1 or 0, gap begin, gap end];
 //           run      [first token, end token, full, span start, span end, rule, first token
-//           that any row sees, 0]; rule [birth kind, 3 operands, death
+//           that any row sees, end of what the first step sees]; rule [birth kind, 3 operands, death
 //           kind, operand, 0, 0]. A run lies in one span; its tiles of keys start at multiples of the tile from the span.
-// Constants GROUP, HEAD_PARTS, VALUE_CHUNKS, VALUE_PARTS, HAS_SHIFT, PAIRS_ARE_HALVES, ROPE_FIRST, ROPE_PAIRS; storage q, k, v. Needs dtype.wgsl and lifetime.wgsl.
+// Steps     with HAS_STEPS rows stand as many slots further on as the counter says, and runs go as many tokens further;
+//           a tile is full only if it is in every step of the plan's room.
+// Constants GROUP, HEAD_PARTS, VALUE_CHUNKS, VALUE_PARTS, HAS_SHIFT, HAS_STEPS, PAIRS_ARE_HALVES, ROPE_FIRST, ROPE_PAIRS;
+//           storage q, k, v. Needs dtype.wgsl, lifetime.wgsl and steps.wgsl.
 
 struct AttentionParams {
     num_q_heads: u32,
@@ -32,6 +35,7 @@ struct AttentionParams {
 @group(0) @binding(3) var<storage, read> v: array<v_chunk>;
 @group(0) @binding(4) var<storage, read> tables: array<u32>;
 @group(0) @binding(5) var<storage, read_write> partials: array<f32>;
+@group(0) @binding(6) var<storage, read> steps: array<u32>;
 
 // What a workgroup has of an item. An item is launched once per KV head, part of its query heads (GROUP of them) and part
 // of the value (PART_CHUNKS chunks). Parts of the value have the same scores, each computed again; the first of them
@@ -111,9 +115,17 @@ fn query_chunk(base: u32, c: u32, shift: u32) -> vec4<f32> {
     return x;
 }
 
+// One past the last token of a run that may be seen at this step: the bound of the first step, and a token a step.
+fn end_of_seen(run: u32) -> u32 {
+    if HAS_STEPS {
+        return min(tables[run + 1u], tables[run + 7u] + step_now());
+    }
+    return tables[run + 1u];
+}
+
 // Tokens [x, y) of a partial run that the row at `row` sees, its gap left aside.
 fn tokens_seen(row: u32, run: u32) -> vec2<u32> {
-    let slot = bitcast<i32>(tables[row + 1u]);
+    let slot = bitcast<i32>(tables[row + 1u] + step_now());
     let base = bitcast<i32>(tables[row + 2u]);
     let span = vec2<i32>(base + i32(tables[run + 3u]), base + i32(min(tables[run + 4u], tables[row + 4u])));
     let slots = max(seen_slots(tables[6] + tables[run + 5u] * 8u, slot, span) - vec2<i32>(base), vec2<i32>(0));

@@ -46,9 +46,10 @@ struct Args {
     gate: u64,
     out: u64,
     out_lse: u64,
+    steps: u64,
 }
 
-const _: () = assert!(size_of::<Args>() == 248);
+const _: () = assert!(size_of::<Args>() == 256);
 
 /// Matrix products take q and K, weights and V as one 16-bit type; everything else is done in f32.
 fn uses_matrix_units(spec: &LayerSpec) -> bool {
@@ -104,7 +105,7 @@ impl Memory {
     }
 }
 
-fn variant(arch: Arch, spec: &LayerSpec, has_gap: bool, has_shift: bool) -> (Variant, Memory) {
+fn variant(arch: Arch, spec: &LayerSpec, [has_gap, has_shift, has_steps]: [bool; 3]) -> (Variant, Memory) {
     let rope = spec.rope.as_ref().filter(|_| has_shift);
     let tile = tile(arch, spec);
     let memory = Memory::new(arch, spec, &tile, rope.is_some());
@@ -124,6 +125,7 @@ fn variant(arch: Arch, spec: &LayerSpec, has_gap: bool, has_shift: bool) -> (Var
         .bool("HAS_SOFT_CAP", spec.soft_cap.is_some())
         .bool("HAS_GAP", has_gap)
         .bool("HAS_SHIFT", rope.is_some())
+        .bool("HAS_STEPS", has_steps)
         .bool("PAIRS_ARE_HALVES", rope.is_some_and(|r| r.pairing == Pairing::Half))
         .u32("ROPE_FIRST", rope.map_or(0, |r| r.first_lane))
         .u32("ROPE_PAIRS", rope.map_or(1, |r| r.inv_freq.len()))
@@ -133,22 +135,22 @@ fn variant(arch: Arch, spec: &LayerSpec, has_gap: bool, has_shift: bool) -> (Var
     (variant, memory)
 }
 
-/// The portable variant of a layer kind, without gaps and shifts.
+/// The portable variant of a layer kind, without gaps, shifts and steps.
 pub(super) fn portable_variant(spec: &LayerSpec) -> Variant {
-    variant(Arch { major: 8, minor: 0 }, spec, false, false).0
+    variant(Arch { major: 8, minor: 0 }, spec, [false; 3]).0
 }
 
 /// One variant for each value of each constant, and the tiles that registers limit with everything on: what offline
 /// compilation compiles, for any architecture.
 pub(super) fn covering_variants() -> Vec<Variant> {
     use crate::layer::Rope;
-    let of = |(dim, dim_v, group), (dtype, kv_dtype), [cap, gap, shift]: [bool; 3]| {
+    let of = |(dim, dim_v, group), (dtype, kv_dtype), [cap, gap, shift, steps]: [bool; 4]| {
         let mut spec = LayerSpec::new(group, 1, dim);
         spec.head_dim_v = dim_v;
         (spec.dtype, spec.kv_dtype) = (dtype, kv_dtype);
         spec.soft_cap = cap.then_some(50.0);
         spec.rope = Some(Rope::plain(dim, 1e4, [Pairing::Half, Pairing::Adjacent][usize::from(gap)]));
-        variant(Arch { major: 8, minor: 0 }, &spec, gap, shift).0
+        variant(Arch { major: 8, minor: 0 }, &spec, [gap, shift, steps]).0
     };
     use DType::{BF16, F16, F32};
     let types = [(F16, F16), (BF16, BF16), (F32, F32), (F32, BF16), (BF16, F16)];
@@ -156,13 +158,13 @@ pub(super) fn covering_variants() -> Vec<Variant> {
     for (i, dim) in (8..=256).step_by(8).enumerate() {
         let dim_v = [dim, 264 - dim, dim][i % 3];
         let shape = (dim, dim_v, [1, 2, 3, 5, 7, 8, 16][i % 7]);
-        all.push(of(shape, types[i % types.len()], [i % 2 == 0, i % 4 == 0, i % 3 != 0]));
+        all.push(of(shape, types[i % types.len()], [i % 2 == 0, i % 4 == 0, i % 3 != 0, i % 5 < 2]));
     }
     // Parts of a group and of the value.
-    all.push(of((512, 512, 128), (F32, BF16), [false; 3]));
+    all.push(of((512, 512, 128), (F32, BF16), [false; 4]));
     for (dim, dim_v) in [(64, 64), (128, 128), (192, 128), (256, 192), (256, 256), (320, 256), (576, 512)] {
         for dtypes in [(BF16, BF16), (F32, F32)] {
-            all.extend([[false; 3], [true; 3]].map(|flags| of((dim, dim_v, 4), dtypes, flags)));
+            all.extend([[false; 4], [true; 4]].map(|flags| of((dim, dim_v, 4), dtypes, flags)));
         }
     }
     all
@@ -173,22 +175,23 @@ pub(super) fn covering_variants_sm90() -> Vec<Variant> {
     use crate::layer::Rope;
     let mut all = Vec::new();
     for (i, (dim, dim_v)) in sm90::HEAD_DIMS.into_iter().enumerate() {
-        for flags in 0..8 {
-            let [cap, gap, shift] = [1, 2, 4].map(|bit| flags & bit != 0);
+        // With steps: nothing else, and everything.
+        for flags in (0..8).chain([8, 15]) {
+            let [cap, gap, shift, steps] = [1, 2, 4, 8].map(|bit| flags & bit != 0);
             let mut spec = LayerSpec::new([1, 8, 5][(i + flags) % 3], 1, dim);
             spec.head_dim_v = dim_v;
             spec.dtype = [DType::F16, DType::BF16][(i + flags) % 2];
             spec.kv_dtype = spec.dtype;
             spec.soft_cap = cap.then_some(50.0);
             spec.rope = Some(Rope::plain(dim, 1e4, [Pairing::Half, Pairing::Adjacent][flags / 2 % 2]));
-            all.push(variant(Arch { major: 9, minor: 0 }, &spec, gap, shift).0);
+            all.push(variant(Arch { major: 9, minor: 0 }, &spec, [gap, shift, steps]).0);
         }
     }
     all
 }
 
 fn plan_variant(plan: &AttentionPlan, list: &WorkList) -> (Variant, Memory) {
-    variant(plan_arch(plan), &plan.spec, list.has_gap, !list.shifts.is_empty())
+    variant(plan_arch(plan), &plan.spec, [list.has_gap, !list.shifts.is_empty(), plan.steps.is_some()])
 }
 
 fn plan_arch(plan: &AttentionPlan) -> Arch {
@@ -291,6 +294,10 @@ pub(super) fn run(
     let (q, [q_row, q_head]) = place(gpu, OP, "q", args.q, CHUNK)?;
     let (k, [k_page, k_head, k_token]) = place(gpu, OP, "k", args.k, align)?;
     let (v, [v_page, v_head, v_token]) = place(gpu, OP, "v", args.v, align)?;
+    let steps = match &plan.steps {
+        Some(steps) => steps.buffer().block(gpu, OP, "steps")?.address(),
+        None => 0,
+    };
     let (variant, memory) = plan_variant(plan, list);
     let kernel = gpu.kernel(&variant)?;
     let space = load(plan, list, gpu, workspace)?;
@@ -315,6 +322,7 @@ pub(super) fn run(
         gate,
         out,
         out_lse,
+        steps,
     };
     let launched = gpu.launch(&Launch {
         kernel: &kernel,

@@ -111,7 +111,7 @@ pub fn cuda_variants_sm90() -> Vec<(String, String)> {
     cuda::covering_variants_sm90().iter().map(|v| (format!("attention_sm90 {}", v.options()), v.cuda())).collect()
 }
 
-/// The portable variant of a layer kind as `(name, CUDA C++)`, without gaps and shifts, for offline compilation.
+/// The portable variant of a layer kind as `(name, CUDA C++)`, without gaps, shifts and steps, for offline compilation.
 #[doc(hidden)]
 #[cfg(feature = "cuda")]
 pub fn cuda_variant_of(spec: &crate::layer::LayerSpec) -> (String, String) {

@@ -6,9 +6,10 @@ use super::worklist::{Tile, WorkList};
 use crate::backend::next_plan_id;
 use crate::kv::Lifetimes;
 use crate::layer::LayerSpec;
-use crate::{Device, Result};
+use crate::{Device, Result, Steps};
 
-/// A validated launch. Build it once per step and layer kind; run it for every layer of the kind.
+/// A validated launch. Build it once per step and layer kind, or once [for many steps](AttentionPlan::over); run it for
+/// every layer of the kind.
 #[derive(Clone)]
 pub struct AttentionPlan {
     pub(crate) device: Device,
@@ -19,6 +20,8 @@ pub struct AttentionPlan {
     pub(crate) page_size: usize,
     pub(crate) tile: Tile,
     pub(crate) work: Work,
+    /// The counter that the rows move with.
+    pub(crate) steps: Option<Steps>,
 }
 
 /// What the device needs: the definition walks views, a kernel walks a work list.
@@ -52,15 +55,32 @@ impl AttentionPlan {
     /// [`crate::Error::Invalid`] for stale views or rows, [`crate::Error::SplitSpan`] where a span that must be seen as
     /// a whole was appended in parts, [`crate::Error::Unsupported`] for layers that no kernel serves.
     pub fn new(device: &Device, problem: &AttentionProblem<'_>) -> Result<Self> {
-        problem.validate()?;
+        AttentionPlan::with(device, problem, None)
+    }
+
+    /// A plan for all steps that the counter has room for: at step `s` every row stands `s` slots further on than the
+    /// problem says. The cache holds the tokens of all steps already ([`KvCache::append_steps`](crate::kv::KvCache::append_steps));
+    /// a row sees those that are born by its slot. Bits are those of a plan of each step.
+    ///
+    /// # Errors
+    /// As [`AttentionPlan::new`], for the rows of every step; [`crate::Error::SplitSpan`] where a row would see tokens of
+    /// later steps; [`crate::Error::Invalid`] for a counter of another device.
+    pub fn over(device: &Device, problem: &AttentionProblem<'_>, steps: &Steps) -> Result<Self> {
+        steps.validate(OP, device)?;
+        AttentionPlan::with(device, problem, Some(steps.clone()))
+    }
+
+    fn with(device: &Device, problem: &AttentionProblem<'_>, steps: Option<Steps>) -> Result<Self> {
+        let room = steps.as_ref().map_or(1, Steps::room);
+        problem.validate(room)?;
         let spec = problem.spec;
         let tile = Tile::new(device, spec);
         let work = match device {
             Device::Reference => Work::Views(Snapshot::new(problem)?),
             #[cfg(feature = "cuda")]
-            Device::Cuda(_) => Work::List(WorkList::new(problem, &tile)?),
+            Device::Cuda(_) => Work::List(WorkList::new(problem, &tile, room)?),
             #[cfg(feature = "webgpu")]
-            Device::WebGpu(_) => Work::List(WorkList::new(problem, &tile)?),
+            Device::WebGpu(_) => Work::List(WorkList::new(problem, &tile, room)?),
         };
         Ok(AttentionPlan {
             device: device.clone(),
@@ -71,6 +91,7 @@ impl AttentionPlan {
             page_size: problem.cache.page_size(),
             tile,
             work,
+            steps,
         })
     }
 
@@ -100,6 +121,9 @@ impl AttentionPlan {
 impl std::fmt::Display for AttentionPlan {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{OP} on {}: {} rows, layer {}", self.device, self.num_rows, self.spec.name)?;
+        if let Some(steps) = &self.steps {
+            write!(f, ", {} steps", steps.room())?;
+        }
         match &self.work {
             Work::Views(_) => write!(f, ", by definition"),
             #[cfg_attr(not(feature = "cuda"), allow(unused_variables))]

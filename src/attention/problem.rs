@@ -47,11 +47,13 @@ impl AttentionProblem<'_> {
         self.rows.iter().map(|r| r.len as usize).sum()
     }
 
-    pub(crate) fn validate(&self) -> Result<()> {
+    /// Checks the rows of `room` steps, each a slot further on than the one before.
+    pub(crate) fn validate(&self, room: u32) -> Result<()> {
         self.spec.validate(OP)?;
         for rows in self.rows {
             let view = self.cache.view(rows.view)?;
-            let end = i64::from(rows.first_slot) + i64::from(rows.len);
+            let first_end = i64::from(rows.first_slot) + i64::from(rows.len);
+            let end = first_end + i64::from(room - 1);
             if rows.first_slot < 0 || end > i64::from(view.next_slot()) {
                 let got = format!("{}..{end}", rows.first_slot);
                 return Err(Error::invalid(OP, "rows", format!("slots within 0..{}", view.next_slot()), got));
@@ -72,10 +74,10 @@ impl AttentionProblem<'_> {
                 }
                 for span in self.cache.segment(entry.segment)?.spans() {
                     let seen = span.start < entry.start + entry.len && span.start + span.len > entry.start;
-                    if seen
-                        && span.is_split(entry.start + entry.len)
-                        && self.spec.lifetimes.get(span.modality).looks_ahead()
-                    {
+                    let reach = (entry.start + entry.len).min(span.end());
+                    // Whether some of its tokens come in a later step.
+                    let moves = room > 1 && i64::from(entry.slot_of(reach)) > first_end;
+                    if seen && (span.is_split(reach) || moves) && self.spec.lifetimes.get(span.modality).looks_ahead() {
                         let (modality, have) = (span.modality, span.len as usize);
                         return Err(Error::SplitSpan { op: OP, modality, have, more: 0 });
                     }

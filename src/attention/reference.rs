@@ -8,7 +8,7 @@ use super::{AttentionArgs, AttentionPlan};
 use crate::kv::{Entry, Segment};
 use crate::layer::LayerSpec;
 use crate::merge::reference::epilogue;
-use crate::{Error, Result, Tensor};
+use crate::{Error, Result, Steps, Tensor};
 
 /// The views and rows as they were when the plan was made.
 #[derive(Clone)]
@@ -43,9 +43,10 @@ impl Snapshot {
         Ok(snapshot)
     }
 
-    /// Tokens a row sees: page, slot in the page, and the entry's position shift.
-    fn visible(&self, spec: &LayerSpec, row: &Row) -> Vec<(usize, usize, [i32; 4])> {
+    /// Tokens a row sees at a step: page, slot in the page, and the entry's position shift.
+    fn visible(&self, spec: &LayerSpec, row: &Row, step: u32) -> Vec<(usize, usize, [i32; 4])> {
         let mut seen = Vec::new();
+        let now = row.slot + step as i32;
         for (entry, segment) in &self.views[row.view] {
             for span in segment.spans() {
                 let lifetime = spec.lifetimes.get(span.modality);
@@ -55,7 +56,7 @@ impl Snapshot {
                 for token in span.start.max(entry.start)..last {
                     let slot = entry.slot_of(token);
                     let (birth, death) = lifetime.of(slot, start, end);
-                    if birth <= row.slot && row.slot < death && !row.gap.contains(&slot) {
+                    if birth <= now && now < death && !row.gap.contains(&slot) {
                         let page = segment.pages()[token as usize / self.page_size];
                         seen.push((page as usize, token as usize % self.page_size, entry.shift));
                     }
@@ -103,13 +104,14 @@ pub(super) fn run(plan: &AttentionPlan, args: &AttentionArgs<'_>) -> Result<()> 
         return Err(Error::invalid(OP, "plan", "one made for the reference", "one made for another device"));
     };
     let spec = &plan.spec;
+    let step = plan.steps.as_ref().map_or(Ok(0), Steps::now)?;
     let (heads, group, dim, dim_v) = (spec.num_q_heads, spec.group(), spec.head_dim, spec.head_dim_v);
     let (q, k, v) = (Reader::new(args.q)?, Reader::new(args.k)?, Reader::new(args.v)?);
     let mut out = vec![0f64; plan.num_rows * heads * dim_v];
     let mut lse = vec![f64::NEG_INFINITY; plan.num_rows * heads];
     let per_row = out.par_chunks_mut(heads * dim_v).zip(lse.par_chunks_mut(heads)).zip(&snapshot.rows).enumerate();
     per_row.for_each(|(r, ((out, lse), row))| {
-        let seen = snapshot.visible(spec, row);
+        let seen = snapshot.visible(spec, row, step);
         for head in 0..heads {
             let query = q.vector([r, head, 0], dim);
             let mut turned: Vec<([i32; 4], Vec<f64>)> = Vec::new();

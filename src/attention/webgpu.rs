@@ -20,7 +20,7 @@ const KEY_GROUPS: usize = 8;
 /// Keys that the kernel for subgroups takes at a time: divides a tile's, is divided by the lanes of a subgroup.
 const STEP: usize = 16;
 
-pub(super) fn variant(spec: &LayerSpec, tile: &Tile, has_gap: bool, has_shift: bool) -> Variant {
+pub(super) fn variant(spec: &LayerSpec, tile: &Tile, [has_gap, has_shift, has_steps]: [bool; 3]) -> Variant {
     let rope = spec.rope.as_ref().filter(|_| has_shift);
     let (variant, key_groups) = match tile.subgroup {
         0 => (
@@ -40,6 +40,7 @@ pub(super) fn variant(spec: &LayerSpec, tile: &Tile, has_gap: bool, has_shift: b
         .bool("HAS_SOFT_CAP", spec.soft_cap.is_some())
         .bool("HAS_GAP", has_gap)
         .bool("HAS_SHIFT", rope.is_some())
+        .bool("HAS_STEPS", has_steps)
         .bool("PAIRS_ARE_HALVES", rope.is_some_and(|r| r.pairing == Pairing::Half))
         .u32("ROPE_FIRST", rope.map_or(0, |r| r.first_lane))
         .u32("ROPE_PAIRS", rope.map_or(1, |r| r.inv_freq.len()))
@@ -73,12 +74,12 @@ pub(super) fn covering_variants() -> Vec<Variant> {
             spec.soft_cap = (i % 2 == 0).then_some(50.0);
             let pairing = [Pairing::Half, Pairing::Adjacent][i % 2];
             spec.rope = Some(Rope::plain(dim, 1e4, pairing));
-            all.push(variant(&spec, tile, i % 4 == 0, i % 3 != 0));
+            all.push(variant(&spec, tile, [i % 4 == 0, i % 3 != 0, i % 5 < 2]));
         }
     }
     for (dim, dim_v, group) in [(320, 256, 96), (512, 512, 8), (576, 512, 128)] {
         let spec = LayerSpec { head_dim_v: dim_v, ..LayerSpec::new(group, 1, dim) };
-        all.extend(tiles.iter().map(|tile| variant(&spec, tile, false, false)));
+        all.extend(tiles.iter().map(|tile| variant(&spec, tile, [false; 3])));
     }
     all
 }
@@ -105,9 +106,13 @@ pub(super) fn encode(
     let w = workspace.load(OP, gpu, plan.id, scratch * 4, || tables::words(list, spec, plan.num_rows, 0))?;
     use Access::{Read, ReadWrite};
     let kernel = gpu.kernel(
-        &variant(spec, &plan.tile, list.has_gap, !list.shifts.is_empty()),
-        &[Read, Read, Read, Read, ReadWrite],
+        &variant(spec, &plan.tile, [list.has_gap, !list.shifts.is_empty(), plan.steps.is_some()]),
+        &[Read, Read, Read, Read, ReadWrite, Read],
     )?;
+    let steps = match &plan.steps {
+        Some(steps) => steps.buffer().on(gpu, OP, "steps")?,
+        None => &w.absent[0],
+    };
     let launch = Launch {
         kernel: &kernel,
         params: bytemuck::bytes_of(&params),
@@ -117,6 +122,7 @@ pub(super) fn encode(
             args.v.buffer().on(gpu, OP, "v")?,
             &w.tables,
             &w.scratch,
+            steps,
         ],
         groups: list.items.len() * plan.tile.shares(spec),
     };

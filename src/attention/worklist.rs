@@ -132,6 +132,8 @@ struct Sight {
     gap: (i32, i32),
     /// Place of the entry in the view: the order of merging.
     order: u32,
+    /// Slots that the rows move on in the steps of the plan.
+    moves: i32,
 }
 
 impl Sight {
@@ -139,6 +141,7 @@ impl Sight {
     fn part(self, from: u32, rows: u32) -> Sight {
         Sight { first_row: self.first_row + from, rows, first_slot: self.first_slot + from as i32, ..self }
     }
+    /// Of the first step.
     fn last_slot(&self) -> i32 {
         self.first_slot + self.rows as i32 - 1
     }
@@ -200,8 +203,8 @@ pub(crate) fn rule_words(spec: &LayerSpec) -> Vec<u32> {
     words
 }
 
-/// What a tile of rows sees of one span, on the grid of key tiles that starts at the span: partly up to `full_begin`,
-/// fully up to `full_end`, partly up to `end`. Tokens of the segment.
+/// What a tile of rows sees of one span in any step, on the grid of key tiles that starts at the span: partly up to
+/// `full_begin`, in all steps fully up to `full_end`, partly up to `end`. Tokens of the segment.
 #[derive(Debug, Clone, Copy)]
 struct SpanRun {
     begin: u32,
@@ -210,11 +213,19 @@ struct SpanRun {
     full_begin: u32,
     full_end: u32,
     end: u32,
+    /// Nothing from here on is seen in the first step; the bound moves by a token a step, up to `end`.
+    first_end: u32,
 }
 
 fn span_run(lifetime: &Lifetime, start: u32, end: u32, sights: &[Sight], keys: u32) -> Option<SpanRun> {
-    let (mut lo, mut hi) = (end, start);
+    let (mut lo, mut hi, mut first_hi) = (end, start, start);
     let (mut full_lo, mut full_hi) = (start, end);
+    // By a token a step at most: others may see many more at once.
+    let advances = match lifetime.birth {
+        Birth::Causal => true,
+        Birth::Affine { num, den, .. } => num >= den,
+        Birth::SpanStart | Birth::At(_) => false,
+    };
     for s in sights {
         if s.begin >= end || s.end <= start {
             full_hi = full_lo;
@@ -224,9 +235,12 @@ fn span_run(lifetime: &Lifetime, start: u32, end: u32, sights: &[Sight], keys: u
         let (span_start, span_end) = (s.base + start as i32, s.base + end.min(s.end) as i32);
         let clip = |slot: i32| ((slot - s.base) as u32).clamp(s.begin.max(start), s.end.min(end));
         let first = seen(lifetime, s.first_slot, span_start, span_end);
-        let last = seen(lifetime, s.last_slot(), span_start, span_end);
+        // Both ends ascend with the slot, so rows that move are rows at all the slots they come to.
+        let last = seen(lifetime, s.last_slot() + s.moves, span_start, span_end);
         lo = lo.min(clip(first.0));
         hi = hi.max(clip(last.1));
+        first_hi =
+            first_hi.max(clip(if advances { seen(lifetime, s.last_slot(), span_start, span_end).1 } else { last.1 }));
         full_lo = full_lo.max(clip(last.0));
         full_hi = full_hi.min(clip(first.1));
         if s.gap.0 < s.gap.1 {
@@ -241,11 +255,13 @@ fn span_run(lifetime: &Lifetime, start: u32, end: u32, sights: &[Sight], keys: u
     // The last tile of a span may be short and is full if all of it is seen.
     let full_end = if full_hi == end { end } else { start + full_hi.saturating_sub(start) / keys * keys };
     let full_end = if full_begin < full_end { full_end.min(hi) } else { full_begin.min(hi) };
-    Some(SpanRun { begin, first_seen: lo, full_begin: full_begin.min(full_end), full_end, end: hi })
+    let full_begin = full_begin.min(full_end);
+    Some(SpanRun { begin, first_seen: lo, full_begin, full_end, end: hi, first_end: first_hi })
 }
 
 impl WorkList {
-    pub fn new(problem: &AttentionProblem<'_>, tile: &Tile) -> Result<Self> {
+    /// The list of `room` steps.
+    pub fn new(problem: &AttentionProblem<'_>, tile: &Tile, room: u32) -> Result<Self> {
         let spec = problem.spec;
         let mut list = WorkList::default();
         // Segments in the order in which the rows meet them, each with its decode rows and its prefill rows.
@@ -274,6 +290,7 @@ impl WorkList {
                     shift: list.shift_number(spec, entry.shift),
                     gap,
                     order: order as u32,
+                    moves: room as i32 - 1,
                 };
                 if rows.len > 0 {
                     segments[number[at] as usize].1[usize::from(rows.len >= PREFILL_ROWS)].push(sight);
@@ -373,7 +390,17 @@ impl WorkList {
                         self.items.push([rows_begin, num_rows, runs_begin, 0, pages_begin, partial, 0, 0]);
                         self.num_partials += num_rows;
                     }
-                    self.runs.push([begin, end, full, start, span.end(), span.modality as u32, run.first_seen, 0]);
+                    let first_end = run.first_end.min(end);
+                    self.runs.push([
+                        begin,
+                        end,
+                        full,
+                        start,
+                        span.end(),
+                        span.modality as u32,
+                        run.first_seen,
+                        first_end,
+                    ]);
                     if let Some(item) = self.items.last_mut() {
                         item[3] += 1;
                     }

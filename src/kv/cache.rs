@@ -32,6 +32,7 @@ pub struct KvCache {
 }
 
 /// What [`KvCache::grow`] is asked for.
+#[derive(Clone, Copy)]
 struct Growth {
     op: &'static str,
     modality: Modality,
@@ -40,8 +41,22 @@ struct Growth {
     next_position: Option<i32>,
     /// Whether a span of this modality at the writable end is continued.
     continues: bool,
-    /// Whether a span that has to be opened is the rest of one elsewhere.
-    rest: bool,
+    /// Tokens of the first append of a span that has to be opened: 0 if it is the rest of one elsewhere.
+    whole: u32,
+}
+
+/// What a growth comes to.
+struct Fit {
+    appended: Appended,
+    /// The view's, afterwards.
+    next_slot: i32,
+    next_position: i32,
+    /// The segment that grows; a new one if absent.
+    tail: Option<SegmentId>,
+    /// Its tokens.
+    have: u32,
+    /// Pages from the pool.
+    needed: usize,
 }
 
 impl KvCache {
@@ -144,6 +159,33 @@ impl KvCache {
         self.append_span("append", view, modality, len, None)
     }
 
+    /// Makes room for `steps` tokens of each view, to be decoded one after the other: what `steps` times one token of
+    /// each view [appended](KvCache::append) makes, but all of it or nothing. What was not decoded in the end goes back by
+    /// [`KvCache::truncate`].
+    ///
+    /// # Errors
+    /// [`Error::PoolFull`] with the pages that all views need; [`Error::SplitSpan`] for a modality of which each append
+    /// starts a span; [`Error::Invalid`] for a view named twice, and as for an append.
+    pub fn append_steps(&mut self, views: &[ViewId], modality: Modality, steps: usize) -> Result<Vec<Appended>> {
+        const OP: &str = "append_steps";
+        if steps > 1 && !self.continues(modality) {
+            return Err(Error::SplitSpan { op: OP, modality, have: 1, more: steps - 1 });
+        }
+        let growth =
+            Growth { op: OP, modality, len: steps, next_position: None, continues: self.continues(modality), whole: 1 };
+        let mut needed = 0;
+        for (i, &view) in views.iter().enumerate() {
+            if views.iter().take(i).any(|v| *v == view) {
+                return Err(Error::invalid(OP, "views", "each view once", format!("{view:?} twice")));
+            }
+            needed += self.fit(view, &growth)?.needed;
+        }
+        if needed > self.pool.free() {
+            return Err(Error::PoolFull { op: OP, needed, free: self.pool.free() });
+        }
+        views.iter().map(|&view| self.grow(view, &growth)).collect()
+    }
+
     /// Like [`KvCache::append`] for tokens with positions of their own; `next_position` is where text goes on afterwards
     /// (`max(t, h, w) + 1` for an image).
     pub fn append_at(&mut self, view: ViewId, modality: Modality, len: usize, next_position: i32) -> Result<Appended> {
@@ -158,9 +200,8 @@ impl KvCache {
         len: usize,
         next_position: Option<i32>,
     ) -> Result<Appended> {
-        let merges = matches!(modality, Modality::Text | Modality::Tool | Modality::Draft);
-        let continues = merges && !self.is_atomic(modality);
-        self.grow(view, Growth { op, modality, len, next_position, continues, rest: false })
+        let continues = self.continues(modality);
+        self.grow(view, &Growth { op, modality, len, next_position, continues, whole: len as u32 })
     }
 
     /// Continues the last span of the view with `len` tokens more: a chunk of a prefill.
@@ -173,7 +214,12 @@ impl KvCache {
         if self.is_atomic(modality) {
             return Err(Error::SplitSpan { op: OP, modality, have, more: len });
         }
-        self.grow(view, Growth { op: OP, modality, len, next_position: None, continues: true, rest: true })
+        self.grow(view, &Growth { op: OP, modality, len, next_position: None, continues: true, whole: 0 })
+    }
+
+    /// Whether an append goes on with a span of its modality at the writable end.
+    fn continues(&self, modality: Modality) -> bool {
+        matches!(modality, Modality::Text | Modality::Tool | Modality::Draft) && !self.is_atomic(modality)
     }
 
     fn is_atomic(&self, modality: Modality) -> bool {
@@ -203,12 +249,11 @@ impl KvCache {
             .then_some((entry.segment, segment))
     }
 
-    fn grow(&mut self, id: ViewId, growth: Growth) -> Result<Appended> {
-        let Growth { op, modality, len: asked, next_position, continues, rest } = growth;
+    /// What a growth comes to, if nothing but a full pool is in its way.
+    fn fit(&self, id: ViewId, growth: &Growth) -> Result<Fit> {
+        let Growth { op, len: asked, next_position, .. } = *growth;
         let view = self.views.get(op, id)?;
         let (first_slot, first_position) = (view.next_slot, view.next_position);
-
-        // Everything that can fail comes before the first change.
         let slot_end = i32::try_from(asked).ok().and_then(|len| first_slot.checked_add(len));
         let (Some(next_slot), true) = (slot_end, asked > 0) else {
             let most = i32::MAX - first_slot;
@@ -227,12 +272,21 @@ impl KvCache {
         let tail = self.writable(id, view).map(|(at, segment)| (at, segment.len, segment.pages.len()));
         let (have, have_pages) = tail.map_or((0, 0), |(_, len, pages)| (len, pages));
         let needed = (u64::from(have) + u64::from(len)).div_ceil(u64::from(self.page_size)) as usize - have_pages;
+        let appended = Appended { view: id, first_slot, len, first_position };
+        Ok(Fit { appended, next_slot, next_position, tail: tail.map(|(at, ..)| at), have, needed })
+    }
+
+    fn grow(&mut self, id: ViewId, growth: &Growth) -> Result<Appended> {
+        let Growth { op, modality, continues, whole, .. } = *growth;
+        // Everything that can fail comes before the first change.
+        let Fit { appended, next_slot, next_position, tail, have, needed } = self.fit(id, growth)?;
+        let Appended { first_slot, len, .. } = appended;
         if needed > self.pool.free() {
             return Err(Error::PoolFull { op, needed, free: self.pool.free() });
         }
 
         let at = match tail {
-            Some((at, ..)) => at,
+            Some(at) => at,
             None => self.segments.insert(Segment { owner: Some(id), ..Segment::default() }),
         };
         let (Some(segment), Ok(view)) = (self.segments.get_mut(at), self.views.get_mut(op, id)) else {
@@ -245,7 +299,7 @@ impl KvCache {
             Some(last) if continues && last.modality == modality => {
                 last.len += len;
             }
-            _ => segment.spans.push(Span { modality, start: have, len, whole: if rest { 0 } else { len } }),
+            _ => segment.spans.push(Span { modality, start: have, len, whole }),
         }
         segment.len = have + len;
         // The tail's entry reaches farthest, so the greatest number is the one that moves.
@@ -261,6 +315,6 @@ impl KvCache {
         }
         view.next_slot = next_slot;
         view.next_position = next_position;
-        Ok(Appended { view: id, first_slot, len, first_position })
+        Ok(appended)
     }
 }

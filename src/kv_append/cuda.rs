@@ -23,9 +23,10 @@ struct Args {
     q: u64,
     k: u64,
     v: u64,
+    steps: u64,
 }
 
-const _: () = assert!(size_of::<Args>() == 192);
+const _: () = assert!(size_of::<Args>() == 200);
 
 /// Most threads of a block: more of them would only wait for each other at the barrier.
 const MOST_THREADS: usize = 256;
@@ -50,7 +51,14 @@ fn shared_bytes(dims: [usize; 2], threads: usize) -> usize {
     threads * own(dims) * 16 + dims[0] / 2 * 8
 }
 
-fn variant(dims: [usize; 2], v_in_k: bool, heads: usize, rotation: Rotation, dtype: DType, kv_dtype: DType) -> Variant {
+fn variant(
+    dims: [usize; 2],
+    [v_in_k, has_steps]: [bool; 2],
+    heads: usize,
+    rotation: Rotation,
+    dtype: DType,
+    kv_dtype: DType,
+) -> Variant {
     Variant::new("kv_append")
         .u32("HEAD_DIM", dims[0])
         .u32("HEAD_DIM_V", dims[1])
@@ -59,6 +67,7 @@ fn variant(dims: [usize; 2], v_in_k: bool, heads: usize, rotation: Rotation, dty
         .u32("TEAM", team(dims))
         .u32("OWN", own(dims))
         .u32("THREADS", threads(dims, heads))
+        .bool("HAS_STEPS", has_steps)
         .storage("packed", dtype)
         .storage("q", dtype)
         .storage("k", kv_dtype)
@@ -69,9 +78,10 @@ fn dims(plan: &KvAppendPlan) -> [usize; 2] {
     [plan.spec.head_dim, plan.spec.head_dim_v]
 }
 
-pub(super) fn variant_of(spec: &LayerSpec) -> Variant {
+pub(super) fn variant_of(spec: &LayerSpec, has_steps: bool) -> Variant {
     let dims = [spec.head_dim, spec.head_dim_v];
-    variant(dims, spec.v_in_k, heads(spec), Rotation::of(spec.rope.as_ref()), spec.dtype, spec.kv_dtype)
+    let rotation = Rotation::of(spec.rope.as_ref());
+    variant(dims, [spec.v_in_k, has_steps], heads(spec), rotation, spec.dtype, spec.kv_dtype)
 }
 
 /// Every rotation at some head dims; storages take turns.
@@ -82,8 +92,8 @@ pub(super) fn variants() -> Vec<(String, String)> {
     for (dims, heads) in
         [([8, 8], 3), ([64, 64], 20), ([80, 80], 9), ([64, 128], 12), ([256, 256], 24), ([576, 512], 9)]
     {
-        for (rotation, (dtype, kv_dtype)) in Rotation::ALL.into_iter().zip(storages.by_ref()) {
-            let v = variant(dims, dims == [576, 512], heads, rotation, dtype, kv_dtype);
+        for (i, (rotation, (dtype, kv_dtype))) in Rotation::ALL.into_iter().zip(storages.by_ref()).enumerate() {
+            let v = variant(dims, [dims == [576, 512], i % 2 == 1], heads, rotation, dtype, kv_dtype);
             all.push((format!("kv_append {}", v.options()), v.cuda()));
         }
     }
@@ -94,7 +104,11 @@ pub(super) fn variants() -> Vec<(String, String)> {
 pub(super) fn describe(plan: &KvAppendPlan) -> String {
     let threads = threads(dims(plan), plan.heads());
     let rotation = Rotation::of(plan.spec.rope.as_ref());
-    format!("{} blocks of {threads}, rotation {rotation:?} ({})", plan.rows(), variant_of(&plan.spec).options())
+    format!(
+        "{} blocks of {threads}, rotation {rotation:?} ({})",
+        plan.rows(),
+        variant_of(&plan.spec, plan.steps.is_some()).options()
+    )
 }
 
 /// The compiled kernel and the uploaded tables.
@@ -103,7 +117,7 @@ pub(super) fn ready(
     gpu: &Arc<Gpu>,
     workspace: &mut Workspace,
 ) -> Result<(Arc<Kernel>, CudaSpace)> {
-    let kernel = gpu.kernel(&variant_of(&plan.spec))?;
+    let kernel = gpu.kernel(&variant_of(&plan.spec, plan.steps.is_some()))?;
     Ok((kernel, workspace.load_cuda(OP, gpu, plan.id, 0, || plan.tables())?))
 }
 
@@ -124,7 +138,11 @@ pub(super) fn run(plan: &KvAppendPlan, gpu: &Arc<Gpu>, args: &KvAppendArgs, work
         v: [0, v_page, v_head, v_slot],
     };
     let params = Params::new(plan, &places);
-    let args = Args { params, packed, tables: space.tables, constants, q, k, v };
+    let steps = match &plan.steps {
+        Some(steps) => steps.buffer().block(gpu, OP, "steps")?.address(),
+        None => 0,
+    };
+    let args = Args { params, packed, tables: space.tables, constants, q, k, v, steps };
     let threads = threads(dims(plan), plan.heads());
     gpu.launch(&Launch {
         kernel: &kernel,

@@ -42,6 +42,6 @@ pub fn cuda_variants() -> Vec<(String, String)> {
 #[cfg(feature = "cuda")]
 #[doc(hidden)]
 pub fn cuda_variant_of(spec: &crate::layer::LayerSpec) -> (String, String) {
-    let variant = cuda::variant_of(spec);
+    let variant = cuda::variant_of(spec, false);
     (format!("kv_append {}", variant.options()), variant.cuda())
 }

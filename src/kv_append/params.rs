@@ -70,7 +70,8 @@ pub(super) struct Params {
     pub q_scale: f32,
     pub temperature: u32,
     pub v_scale: f32,
-    pub pad_2: u32,
+    /// Rows of the tables: those of all steps.
+    pub table_rows: u32,
 }
 
 impl Params {
@@ -121,7 +122,7 @@ impl Params {
             q_scale: s.q_scale,
             temperature: u32::from(s.q_temperature.is_some()),
             v_scale: s.v_scale,
-            pad_2: 0,
+            table_rows: plan.places.len() as u32,
         }
     }
 }

@@ -3,9 +3,10 @@
 use super::problem::{KvAppendArgs, KvAppendProblem, PADDING};
 use super::{OP, reference};
 use crate::layer::{LayerSpec, PackedLayout};
-use crate::{Device, Result, Workspace};
+use crate::{Device, Error, Result, Steps, Workspace};
 
-/// A validated [`KvAppendProblem`] on a device: made once per step and layer kind, run once per layer of that kind.
+/// A validated [`KvAppendProblem`] on a device: made once per step and layer kind, or once [for many
+/// steps](KvAppendPlan::over); run once per layer of that kind.
 #[derive(Clone)]
 pub struct KvAppendPlan {
     pub(super) device: Device,
@@ -17,6 +18,8 @@ pub struct KvAppendPlan {
     pub(super) num_pages: usize,
     pub(super) places: Vec<u32>,
     pub(super) positions: Vec<[i32; 4]>,
+    /// The counter by which a run finds its step's places and positions.
+    pub(super) steps: Option<Steps>,
 }
 
 impl KvAppendPlan {
@@ -26,6 +29,26 @@ impl KvAppendPlan {
     /// [`crate::Error::Invalid`] for a layer, layout, place or position list that makes no sense,
     /// [`crate::Error::Unsupported`] for what the device's kernel does not do.
     pub fn new(device: &Device, problem: &KvAppendProblem) -> Result<Self> {
+        KvAppendPlan::with(device, problem, None)
+    }
+
+    /// A plan for all steps that the counter has room for: `places` and `positions` are those of all rows of the first
+    /// step, then of the second, and so on. A run has the rows of the step that the counter is at; past the room it
+    /// stores no k and v.
+    ///
+    /// # Errors
+    /// As [`KvAppendPlan::new`], and [`crate::Error::Invalid`] if the places are not the same number for each step or the
+    /// counter is another device's.
+    pub fn over(device: &Device, problem: &KvAppendProblem, steps: &Steps) -> Result<Self> {
+        steps.validate(OP, device)?;
+        if !problem.places.len().is_multiple_of(steps.room() as usize) {
+            let expected = format!("the same number of rows for each of {} steps", steps.room());
+            return Err(Error::invalid(OP, "places", expected, problem.places.len()));
+        }
+        KvAppendPlan::with(device, problem, Some(steps.clone()))
+    }
+
+    fn with(device: &Device, problem: &KvAppendProblem, steps: Option<Steps>) -> Result<Self> {
         problem.validate()?;
         let plan = KvAppendPlan {
             device: device.clone(),
@@ -36,6 +59,7 @@ impl KvAppendPlan {
             num_pages: problem.num_pages,
             places: problem.places.to_vec(),
             positions: problem.positions.to_vec(),
+            steps,
         };
         match device {
             Device::Reference => {}
@@ -47,9 +71,13 @@ impl KvAppendPlan {
         Ok(plan)
     }
 
-    /// Rows of the packed tensor and of q.
+    /// Rows of the packed tensor and of q: those of one step.
     pub fn rows(&self) -> usize {
-        self.places.len()
+        self.places.len() / self.room()
+    }
+
+    fn room(&self) -> usize {
+        self.steps.as_ref().map_or(1, |s| s.room() as usize)
     }
 
     /// Heads of q, k and v in one row: what one launch splits its work into.
@@ -57,7 +85,7 @@ impl KvAppendPlan {
         heads(&self.spec)
     }
 
-    /// The tables of a launch: the rows' places, their positions and, if the layer has a temperature, the factors of the
+    /// The tables of a launch: of all steps the rows' places, their positions and, if the layer has a temperature, the factors of the
     /// positions, f32.
     pub(super) fn tables(&self) -> Vec<u32> {
         let positions = self.positions.iter().flatten().map(|&p| p as u32);
@@ -65,10 +93,10 @@ impl KvAppendPlan {
         self.places.iter().copied().chain(positions).chain(self.positions.iter().filter_map(factor)).collect()
     }
 
-    /// Bytes that a run has to read and write at least.
+    /// Bytes that a run has to read and write at least, in the first step.
     fn bytes(&self) -> usize {
         let spec = &self.spec;
-        let stored = self.places.iter().filter(|&&p| p != PADDING).count();
+        let stored = self.places.iter().take(self.rows()).filter(|&&p| p != PADDING).count();
         let q = spec.num_q_heads * spec.head_dim;
         let v = if spec.v_in_k { 0 } else { spec.head_dim_v };
         let kv = spec.num_kv_heads * (spec.head_dim + v);
@@ -117,7 +145,7 @@ impl KvAppendPlan {
         self.validate(args)?;
         match &self.device {
             Device::WebGpu(gpu) => super::webgpu::encode(self, gpu, args, workspace, encoder),
-            other => Err(crate::Error::invalid(OP, "device", "a plan for a WebGPU device", other)),
+            other => Err(Error::invalid(OP, "device", "a plan for a WebGPU device", other)),
         }
     }
 
@@ -134,8 +162,11 @@ pub(super) fn heads(spec: &LayerSpec) -> usize {
 impl std::fmt::Display for KvAppendPlan {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let s = &self.spec;
-        let padding = self.places.iter().filter(|&&p| p == PADDING).count();
+        let padding = self.places.iter().take(self.rows()).filter(|&&p| p == PADDING).count();
         write!(f, "{OP} {} on {}: {} rows ({padding} padding)", s.name, self.device, self.rows())?;
+        if let Some(steps) = &self.steps {
+            write!(f, ", {} steps", steps.room())?;
+        }
         write!(f, ", {}/{} heads of {}/{}", s.num_q_heads, s.num_kv_heads, s.head_dim, s.head_dim_v)?;
         write!(f, ", {} to q {} and kv {}", s.dtype, s.dtype, s.kv_dtype)?;
         write!(f, ", {} pages of {}, {} bytes at least", self.num_pages, self.page_size, self.bytes())?;

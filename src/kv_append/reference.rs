@@ -37,11 +37,19 @@ pub(super) fn run(plan: &KvAppendPlan, args: &KvAppendArgs) -> Result<()> {
         }
         x
     };
+    // The rows of the step; past the room nothing is stored.
+    let (step, is_past) = match &plan.steps {
+        Some(steps) => (steps.now()? as usize, steps.count()? >= steps.room()),
+        None => (0, false),
+    };
+    let places = plan.places.iter().skip(step * plan.rows()).take(plan.rows());
+    let places: Vec<u32> = places.map(|&place| if is_past { PADDING } else { place }).collect();
+    let positions = &plan.positions[step * plan.rows()..][..plan.rows()];
     // k and v may be views of one buffer, so one lock is held at a time.
     {
         let mut out = lock_write(q);
         let s = args.q.strides();
-        for (row, position) in plan.positions.iter().enumerate() {
+        for (row, position) in positions.iter().enumerate() {
             let scale = f64::from(spec.q_scale) * temperature(spec.q_temperature, position[0]);
             for h in 0..spec.num_q_heads {
                 let mut x = read(row, layout.q, h, spec.head_dim);
@@ -52,9 +60,9 @@ pub(super) fn run(plan: &KvAppendPlan, args: &KvAppendArgs) -> Result<()> {
             }
         }
     }
-    let rows = || (0..plan.places.len()).filter(|&row| plan.places[row] != PADDING);
+    let rows = || (0..places.len()).filter(|&row| places[row] != PADDING);
     let at = |row: usize, h: usize, s: &[usize]| {
-        let place = plan.places[row] as usize;
+        let place = places[row] as usize;
         place / plan.page_size * s[0] + h * s[1] + place % plan.page_size * s[2]
     };
     {
@@ -64,7 +72,7 @@ pub(super) fn run(plan: &KvAppendPlan, args: &KvAppendArgs) -> Result<()> {
                 let mut x = read(row, layout.k, h, spec.head_dim);
                 let normed = if spec.v_in_k { spec.head_dim_v } else { spec.head_dim };
                 normalize(&mut x[..normed], spec.k_norm, &weights.k_norm);
-                rotate(&mut x, spec.rope.as_ref(), &plan.positions[row]);
+                rotate(&mut x, spec.rope.as_ref(), &positions[row]);
                 write(&mut out, args.k, at(row, h, args.k.strides()), &x[..spec.head_dim]);
             }
         }

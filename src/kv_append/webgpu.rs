@@ -11,19 +11,26 @@ use crate::backend::webgpu::{Access, Gpu, Launch, chunks};
 use crate::layer::Rotation;
 use crate::{DType, Error, Result, Workspace};
 
-/// Bindings after the params: packed, tables, constants, q, k, v.
-const ACCESS: [Access; 6] =
-    [Access::Read, Access::Read, Access::Read, Access::ReadWrite, Access::ReadWrite, Access::ReadWrite];
+/// Bindings after the params: packed, tables, constants, q, k, v, steps.
+const ACCESS: [Access; 7] =
+    [Access::Read, Access::Read, Access::Read, Access::ReadWrite, Access::ReadWrite, Access::ReadWrite, Access::Read];
 
 /// Invocations of a workgroup, as in the kernel.
 const GROUP: usize = 64;
 
-fn variant(dims: [usize; 2], v_in_k: bool, rotation: Rotation, dtype: DType, kv_dtype: DType) -> Variant {
+fn variant(
+    dims: [usize; 2],
+    [v_in_k, has_steps]: [bool; 2],
+    rotation: Rotation,
+    dtype: DType,
+    kv_dtype: DType,
+) -> Variant {
     Variant::new("kv_append")
         .u32("HEAD_DIM", dims[0])
         .u32("HEAD_DIM_V", dims[1])
         .bool("V_IN_K", v_in_k)
         .u32("ROTATION", rotation as usize)
+        .bool("HAS_STEPS", has_steps)
         .storage("packed", dtype)
         .storage("q", dtype)
         .storage("k", kv_dtype)
@@ -32,7 +39,8 @@ fn variant(dims: [usize; 2], v_in_k: bool, rotation: Rotation, dtype: DType, kv_
 
 fn variant_of(plan: &KvAppendPlan) -> Variant {
     let s = &plan.spec;
-    variant([s.head_dim, s.head_dim_v], s.v_in_k, Rotation::of(s.rope.as_ref()), s.dtype, s.kv_dtype)
+    let flags = [s.v_in_k, plan.steps.is_some()];
+    variant([s.head_dim, s.head_dim_v], flags, Rotation::of(s.rope.as_ref()), s.dtype, s.kv_dtype)
 }
 
 /// Every rotation and storage at some head dims.
@@ -42,8 +50,9 @@ pub(super) fn variants() -> Vec<(String, String)> {
         for rotation in Rotation::ALL {
             for dtype in DType::ALL {
                 for kv_dtype in DType::ALL {
+                    let has_steps = dtype == kv_dtype;
                     let name = format!("kv_append.{}.{}.{rotation:?}.{dtype}.{kv_dtype}", dims[0], dims[1]);
-                    all.push((name, variant(dims, dims == [576, 512], rotation, dtype, kv_dtype).wgsl()));
+                    all.push((name, variant(dims, [dims == [576, 512], has_steps], rotation, dtype, kv_dtype).wgsl()));
                 }
             }
         }
@@ -98,10 +107,14 @@ pub(super) fn encode(
     }
     let kernel = gpu.kernel(&variant_of(plan), &ACCESS)?;
     let space = workspace.load(OP, gpu, plan.id, 0, || plan.tables())?;
+    let steps = match &plan.steps {
+        Some(steps) => steps.buffer().on(gpu, OP, "steps")?,
+        None => &space.absent[0],
+    };
     let launch = Launch {
         kernel: &kernel,
         params: bytemuck::bytes_of(&params),
-        buffers: &[packed, &space.tables, constants, q, k, v],
+        buffers: &[packed, &space.tables, constants, q, k, v, steps],
         groups: (plan.rows() * plan.heads()).div_ceil(GROUP),
     };
     let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: Some(OP), timestamp_writes: None });

@@ -110,7 +110,7 @@ pub(crate) fn launch_states(gpu: &Arc<Gpu>, outputs: &Outputs<'_>, states: &Stat
     let args =
         Args { params, states: states.states, state_lse: states.lse, tables: states.tables, constants, gate, out, lse };
     gpu.launch(&Launch {
-        kernel: &*gpu.kernel(&variant(spec.head_dim_v, spec.dtype))?,
+        kernel: &gpu.kernel(&variant(spec.head_dim_v, spec.dtype))?,
         groups: blocks(spec, outputs.rows),
         threads: THREADS,
         shared_bytes: 0,

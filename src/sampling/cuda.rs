@@ -17,9 +17,10 @@ struct Args {
     rows: u64,
     logits: u64,
     sampled: u64,
+    steps: u64,
 }
 
-const _: () = assert!(size_of::<Args>() == 56);
+const _: () = assert!(size_of::<Args>() == 64);
 
 /// Threads of a block for a small vocabulary and for others: a row has one block, so its loads have to fill a
 /// multiprocessor.
@@ -38,8 +39,8 @@ fn shared_bytes(threads: usize) -> usize {
     256 * 32 * 4 + 256 * 4 + 256 * 8 + warps * 24 + 2048 * 4 + 16
 }
 
-pub(super) fn variant(vocab: usize, dtype: DType, soft_cap: bool) -> Variant {
-    super::plan::variant(dtype, soft_cap).u32("THREADS", threads(vocab, dtype))
+pub(super) fn variant(vocab: usize, dtype: DType, soft_cap: bool, has_steps: bool) -> Variant {
+    super::plan::variant(dtype, soft_cap, has_steps).u32("THREADS", threads(vocab, dtype))
 }
 
 /// All of them.
@@ -48,7 +49,7 @@ pub(super) fn variants() -> Vec<(String, String)> {
     for vocab in [1000, 150_000] {
         for dtype in DType::ALL {
             for soft_cap in [false, true] {
-                let v = variant(vocab, dtype, soft_cap);
+                let v = variant(vocab, dtype, soft_cap, soft_cap == (vocab == 1000));
                 all.push((format!("sampling {}", v.options()), v.cuda()));
             }
         }
@@ -87,7 +88,11 @@ pub(super) fn run(
     }
     let (kernel, space) = ready(plan, gpu, workspace)?;
     let params = SamplingParams::new(problem, 0, stride as u32);
-    let args = Args { params, rows: space.tables, logits, sampled };
+    let steps = match &plan.steps {
+        Some(steps) => steps.buffer().block(gpu, OP, "steps")?.address(),
+        None => 0,
+    };
+    let args = Args { params, rows: space.tables, logits, sampled, steps };
     let threads = threads(problem.vocab, problem.logits_dtype);
     gpu.launch(&Launch {
         kernel: &kernel,

@@ -129,7 +129,9 @@ impl SamplingOutput {
 #[cfg(feature = "webgpu")]
 #[doc(hidden)]
 pub fn shader_variants() -> Vec<(String, String)> {
-    let all = crate::DType::ALL.into_iter().flat_map(|d| [false, true].map(|cap| plan::variant(d, cap)));
+    let all = crate::DType::ALL
+        .into_iter()
+        .flat_map(|d| [false, true].map(|cap| plan::variant(d, cap, cap != (d == crate::DType::F16))));
     all.map(|v| (format!("{} {}", v.kernel, v.options()), v.wgsl())).collect()
 }
 

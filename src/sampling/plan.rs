@@ -3,9 +3,10 @@
 use super::params::RowParams;
 use super::{OP, SamplingOutput, SamplingProblem, SamplingRow, reference};
 use crate::backend::{next_plan_id, source::Variant};
-use crate::{Buffer, DType, Device, Error, Result, Tensor, Workspace};
+use crate::{Buffer, DType, Device, Error, Result, Steps, Tensor, Workspace};
 
-/// A validated problem with everything a launch needs. Built once per step, for all rows of the step.
+/// A validated problem with everything a launch needs. Built once per step, or once [for many
+/// steps](SamplingPlan::over), for all rows of the step.
 pub struct SamplingPlan {
     pub(super) device: Device,
     #[cfg_attr(not(any(feature = "webgpu", feature = "cuda")), expect(dead_code, reason = "only launches need it"))]
@@ -13,6 +14,8 @@ pub struct SamplingPlan {
     pub(super) problem: SamplingProblem,
     pub(super) variant: Variant,
     pub(super) table: Vec<RowParams>,
+    /// The counter that is added to the rows' steps.
+    pub(super) steps: Option<Steps>,
 }
 
 /// What one run reads and writes.
@@ -23,15 +26,19 @@ pub struct SamplingArgs<'a> {
     pub out: &'a Buffer,
 }
 
-/// The variant for a storage type, with or without soft cap.
-pub(super) fn variant(dtype: DType, soft_cap: bool) -> Variant {
+/// The variant for a storage type, with or without soft cap and counter of steps.
+pub(super) fn variant(dtype: DType, soft_cap: bool, has_steps: bool) -> Variant {
     // Bytes, from the top, in which the f32 keys of two values of this type can differ: sign, exponent and mantissa.
     let rounds = match dtype {
         DType::F32 => 4,
         DType::F16 => 3,
         DType::BF16 => 2,
     };
-    Variant::new("sampling").u32("ROUNDS", rounds).bool("SOFT_CAP", soft_cap).storage("logits", dtype)
+    Variant::new("sampling")
+        .u32("ROUNDS", rounds)
+        .bool("SOFT_CAP", soft_cap)
+        .bool("HAS_STEPS", has_steps)
+        .storage("logits", dtype)
 }
 
 /// Normal, so that a product with it is neither infinite nor 0 by accident.
@@ -73,19 +80,33 @@ impl SamplingPlan {
     /// # Errors
     /// Those of [`SamplingProblem::validate`].
     pub fn new(device: &Device, problem: &SamplingProblem) -> Result<Self> {
+        SamplingPlan::with(device, problem, None)
+    }
+
+    /// A plan for all steps that the counter has room for: a run draws with the noise of the rows' steps plus the
+    /// counter.
+    ///
+    /// # Errors
+    /// As [`SamplingPlan::new`], and [`Error::Invalid`] for a counter of another device.
+    pub fn over(device: &Device, problem: &SamplingProblem, steps: &Steps) -> Result<Self> {
+        steps.validate(OP, device)?;
+        SamplingPlan::with(device, problem, Some(steps.clone()))
+    }
+
+    fn with(device: &Device, problem: &SamplingProblem, steps: Option<Steps>) -> Result<Self> {
         problem.validate()?;
+        let (soft_cap, has_steps) = (problem.soft_cap.is_some(), steps.is_some());
         Ok(SamplingPlan {
             device: device.clone(),
             id: next_plan_id(),
             variant: match device {
                 #[cfg(feature = "cuda")]
-                Device::Cuda(_) => {
-                    super::cuda::variant(problem.vocab, problem.logits_dtype, problem.soft_cap.is_some())
-                }
-                _ => variant(problem.logits_dtype, problem.soft_cap.is_some()),
+                Device::Cuda(_) => super::cuda::variant(problem.vocab, problem.logits_dtype, soft_cap, has_steps),
+                _ => variant(problem.logits_dtype, soft_cap, has_steps),
             },
             table: problem.rows.iter().map(|r| row_params(problem, r)).collect(),
             problem: problem.clone(),
+            steps,
         })
     }
 
@@ -222,7 +243,7 @@ mod tests {
         assert_eq!((plan.table[0].top_k, plan.table[0].top_p, plan.table[0].greedy), (0, 0, 1));
         assert_eq!(
             plan.to_string(),
-            "sampling on reference: 1 rows of 10 tokens, variant ROUNDS=2u SOFT_CAP=false logits:bf16 \
+            "sampling on reference: 1 rows of 10 tokens, variant ROUNDS=2u SOFT_CAP=false HAS_STEPS=false logits:bf16 \
              (1 greedy, 0 with top-k, 0 with top-p, 0 with confidence)"
         );
     }

@@ -16,12 +16,14 @@ pub(super) fn run(plan: &SamplingPlan, args: &SamplingArgs<'_>) -> Result<()> {
     let source = host(logits.buffer().memory.clone())?;
     let target = host(args.out.memory.clone())?;
     let size = logits.dtype().size();
+    let step = plan.steps.as_ref().map_or(Ok(0), crate::Steps::now)?;
     let sampled: Vec<[u8; 16]> = {
         let bytes = lock_read(&source);
         let draw = |(r, row): (usize, &SamplingRow)| {
             let start = logits.offset() + r * logits.strides()[0];
             let element = |i: usize| logits.dtype().decode(&bytes[(start + i) * size..(start + i + 1) * size]);
-            sample(problem, row, &(0..problem.vocab).map(element).collect::<Vec<f32>>())
+            let row = SamplingRow { step: row.step.wrapping_add(step), ..*row };
+            sample(problem, &row, &(0..problem.vocab).map(element).collect::<Vec<f32>>())
         };
         problem.rows.par_iter().enumerate().map(draw).collect()
     };

@@ -20,12 +20,16 @@ pub(super) fn encode(
     if plan.table.is_empty() {
         return Ok(());
     }
-    let kernel = gpu.kernel(&plan.variant, &[Access::Read, Access::Read, Access::ReadWrite])?;
+    let kernel = gpu.kernel(&plan.variant, &[Access::Read, Access::Read, Access::ReadWrite, Access::Read])?;
     let held = workspace.load(OP, gpu, plan.id, 0, || bytemuck::cast_slice(&plan.table).to_vec())?;
+    let steps = match &plan.steps {
+        Some(steps) => steps.buffer().on(gpu, OP, "steps")?,
+        None => &held.absent[0],
+    };
     let launch = Launch {
         kernel: &kernel,
         params: bytemuck::bytes_of(&params),
-        buffers: &[&held.tables, logits, out],
+        buffers: &[&held.tables, logits, out, steps],
         groups: plan.table.len(),
     };
     let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: Some(OP), timestamp_writes: None });

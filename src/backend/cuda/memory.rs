@@ -96,6 +96,9 @@ impl Block {
     #[cfg(feature = "cuda-sim")]
     fn sim_write(&self, offset: usize, bytes: &[u8]) -> Result<()> {
         self.check("write", offset, bytes.len())?;
+        if let Runtime::Sim(sim) = &self.gpu.runtime {
+            sim.capture.refuse("upload")?;
+        }
         // SAFETY: the range lies within the block, which is host memory, and launches are over when they return.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), (self.address as *mut u8).add(offset), bytes.len()) };
         Ok(())

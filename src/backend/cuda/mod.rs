@@ -5,6 +5,8 @@
 
 pub(crate) mod cache;
 mod driver;
+#[cfg(feature = "cuda-sim")]
+pub(crate) mod graph;
 mod memory;
 pub(crate) mod nvrtc;
 #[cfg(feature = "cuda-sim")]
@@ -82,7 +84,7 @@ enum Code {
 
 /// One launch: a one-dimensional grid, and the kernel's one argument, a struct that goes by value.
 pub(crate) struct Launch<'a> {
-    pub kernel: &'a Kernel,
+    pub kernel: &'a Arc<Kernel>,
     pub groups: usize,
     pub threads: usize,
     pub shared_bytes: usize,
@@ -198,7 +200,7 @@ impl Gpu {
         match &self.runtime {
             Runtime::Driver(driver) => driver.is_capturing(),
             #[cfg(feature = "cuda-sim")]
-            Runtime::Sim(_) => Ok(false),
+            Runtime::Sim(sim) => Ok(sim.capture.is_under_way()),
         }
     }
 
@@ -240,6 +242,8 @@ impl Gpu {
         match (&self.runtime, &launch.kernel.code) {
             (Runtime::Driver(driver), Code::Driver(function)) => driver.launch(function, launch)?,
             #[cfg(feature = "cuda-sim")]
+            (Runtime::Sim(sim), Code::Sim(_)) if sim.capture.keep(launch) => return Ok(()),
+            #[cfg(feature = "cuda-sim")]
             (Runtime::Sim(sim), Code::Sim(function)) => sim.launch(function, launch)?,
             #[cfg(feature = "cuda-sim")]
             _ => {
@@ -265,7 +269,7 @@ pub fn launch_text(
     let crate::Device::Cuda(gpu) = device else {
         return Err(Error::invalid(kernel, "device", "a CUDA device", device));
     };
-    let kernel = gpu.compile(&Text { kernel, options: String::new(), source: source.into() })?;
+    let kernel = Arc::new(gpu.compile(&Text { kernel, options: String::new(), source: source.into() })?);
     let mut args = params.to_vec();
     for buffer in buffers {
         args.extend(buffer.block(gpu, kernel.name, "buffers")?.address().to_le_bytes());

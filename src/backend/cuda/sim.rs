@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_LOCAL, RTLD_NOW};
 
+use super::graph::Capture;
 use super::{Arch, Launch, Text, cache};
 use crate::{Error, Result};
 
@@ -61,6 +62,7 @@ pub(super) struct Sim {
     /// `COLATENT_SIM_SEED`: the order of blocks and warps of every launch; without it, launches differ.
     seed: Option<u32>,
     launches: AtomicU32,
+    pub capture: Capture,
 }
 
 /// Launches of one kernel that a recording keeps: enough to choose from, and no disk full of them.
@@ -109,11 +111,13 @@ impl Sim {
             record: std::env::var_os("COLATENT_SIM_RECORD").map(PathBuf::from),
             seed: number("COLATENT_SIM_SEED"),
             launches: AtomicU32::new(1),
+            capture: Capture::default(),
         })
     }
 
     /// Memory of exactly this size, filled with NaN: nothing may be read before it is written.
     pub fn allocate(&self, bytes: usize) -> Result<u64> {
+        self.capture.refuse("allocation")?;
         // SAFETY: any size may be asked for.
         let address = unsafe { (self.allocate)(bytes as u64) } as u64;
         if address == 0 {
@@ -251,7 +255,8 @@ mod tests {
         let Ok(sim) = Sim::new(Arch { major: 8, minor: 0 }) else { return };
         let prelude = include_str!("../../../cuda/common/prelude.cuh");
         let text = Text { kernel: "outside", options: String::new(), source: format!("{prelude}{OUTSIDE}") };
-        let kernel = Kernel { name: "outside", code: Code::Sim(sim.load(&text).expect("a kernel")) };
+        let kernel =
+            std::sync::Arc::new(Kernel { name: "outside", code: Code::Sim(sim.load(&text).expect("a kernel")) });
         let Code::Sim(function) = &kernel.code else { return };
         let words = sim.allocate(4096).expect("memory");
         let launch = |first: u64| {

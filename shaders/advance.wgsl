@@ -1,0 +1,11 @@
+// advance.wgsl: one step on: the counter that launches of moving plans read (common/steps.wgsl).
+// Maths     steps[0] += 1.
+// Shapes    steps [2]: steps so far, last step of the room.
+// Grid      one invocation.
+
+@group(0) @binding(1) var<storage, read_write> steps: array<u32>;
+
+@compute @workgroup_size(1)
+fn advance() {
+    steps[0] += 1u;
+}
