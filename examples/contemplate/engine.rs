@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::ops::AddAssign;
 
 use colatent::attention::{AttentionArgs, AttentionPlan, AttentionProblem, QueryRows, Stats};
-use colatent::ensemble::{Batch, Drawn, confidence, mix};
+use colatent::ensemble::{Batch, Drawn, mix};
 use colatent::kv::{KvCache, Modality, ViewId};
 use colatent::kv_append::{KvAppendArgs, KvAppendPlan, KvAppendProblem};
 use colatent::layer::{LayerConstants, LayerSpec, LayerWeights};
@@ -18,8 +18,6 @@ use crate::verify::Verifier;
 
 /// Tokens of a page.
 pub const PAGE: usize = 16;
-/// Tokens whose probabilities say how sure the model is.
-const CONFIDENT_TOKENS: usize = 8;
 
 /// K/V tiles counted over layers and launches.
 #[derive(Clone, Copy, Default)]
@@ -178,7 +176,7 @@ impl Engine {
         Ok((KvAppendPlan::new(&self.device, &append)?, AttentionPlan::new(&self.device, &attention)?))
     }
 
-    /// Draws a byte for each row of the stream, and measures how sure the model is. A draw depends on seed, agent and step
+    /// Draws a byte for each row of the stream, and says how sure the model is. A draw depends on seed, agent and step
     /// alone, never on who else draws.
     pub fn sample(&mut self, hidden: &[f32], rows: &[SamplingRow]) -> Result<Vec<Drawn>> {
         if rows.is_empty() {
@@ -186,8 +184,7 @@ impl Engine {
         }
         let logits = self.model.logits(hidden);
         let drawn = self.draw(&logits, rows, OUTPUT_MULTIPLIER, Some(LOGIT_CAP))?;
-        let sure = logits.chunks(VOCAB).map(|row| confidence(&capped(row), CONFIDENT_TOKENS));
-        Ok(drawn.into_iter().zip(sure).map(|(d, c)| Drawn { confidence: Some(c), ..Drawn::from(d) }).collect())
+        Ok(drawn.into_iter().map(Drawn::from).collect())
     }
 
     /// One byte for all rows: drawn from the mean of their distributions, since a cap comes between them and the head.
@@ -196,8 +193,7 @@ impl Engine {
         let rows: Vec<&[f32]> = logits.iter().map(Vec::as_slice).collect();
         let mixed = mix::probabilities(&rows, &vec![1.0; rows.len()])?;
         let drawn = self.draw(&mixed, &[row], 1.0, None)?;
-        let drawn = drawn.first().ok_or("a row gives a token")?;
-        Ok(Drawn { confidence: Some(confidence(&mixed, CONFIDENT_TOKENS)), ..Drawn::from(*drawn) })
+        Ok(Drawn::from(*drawn.first().ok_or("a row gives a token")?))
     }
 
     fn draw(

@@ -188,7 +188,7 @@ pub fn contemplate(engine: &mut Engine, inputs: &Inputs, task: &Task, live: &mut
 
 /// How this model is sampled.
 pub fn sampling() -> SamplingRow {
-    SamplingRow { temperature: 0.8, top_k: 64, top_p: 0.95, ..SamplingRow::default() }
+    SamplingRow { temperature: 0.8, top_k: 64, top_p: 0.95, confidence: 8, ..SamplingRow::default() }
 }
 
 /// What the thoughts took.

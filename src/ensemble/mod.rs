@@ -36,7 +36,7 @@ pub use batch::{Batch, Draw, Input};
 pub use draft::Tree;
 pub use evict::{importance_and_redundancy, keep};
 pub use reading::Mode;
-pub use stop::{ConfidenceRule, Drawn, Rules, Stopped, confidence, group_confidence};
+pub use stop::{ConfidenceRule, Drawn, Rules, Stopped, group_confidence};
 pub use thinking::Thinking;
 pub use vote::Tally;
 
@@ -126,7 +126,11 @@ impl Ensemble {
     ) -> AgentId {
         let id = AgentId(self.next_id);
         self.next_id += 1;
-        self.agents.push(Agent::new(id, view, first_slot, parent, inherited, spawn));
+        let mut agent = Agent::new(id, view, first_slot, parent, inherited, spawn);
+        if let Some(rule) = self.rules.confidence {
+            agent.sampling.confidence = rule.top_k;
+        }
+        self.agents.push(agent);
         id
     }
 

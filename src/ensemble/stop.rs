@@ -1,6 +1,6 @@
 //! Knowing when to stop: what a draw tells, the rules, and why an agent stopped.
 //!
-//! Confidence and groups are those of DeepConf (arXiv 2508.15260).
+//! Confidence and groups are those of DeepConf (arXiv 2508.15260); the sampler defines the confidence of a draw.
 
 use super::OP;
 use crate::sampling::Sampled;
@@ -13,13 +13,14 @@ pub struct Drawn {
     pub token: u32,
     /// Natural logarithm of its probability.
     pub log_prob: f32,
-    /// The sampler's [`confidence`], if it was measured.
+    /// The sampler's confidence, if it was measured.
     pub confidence: Option<f32>,
 }
 
+/// The confidence is what the sampler measured: 0 for rows that ask for none.
 impl From<Sampled> for Drawn {
     fn from(sampled: Sampled) -> Self {
-        Drawn { token: sampled.token, log_prob: sampled.log_prob, confidence: None }
+        Drawn { token: sampled.token, log_prob: sampled.log_prob, confidence: Some(sampled.confidence) }
     }
 }
 
@@ -33,9 +34,11 @@ pub struct Rules {
 }
 
 /// Stops an agent once the mean confidence of its last `window` draws is below `threshold`. Never before the window is
-/// full.
+/// full. Its draws ask the sampler for the confidence; on the device, [`crate::stop`] follows the same rule.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ConfidenceRule {
+    /// Likeliest tokens that the confidence speaks of: 1 or more, 20 in DeepConf.
+    pub top_k: u32,
     /// Draws of a group: 1 or more.
     pub window: u32,
     /// Nats; finite.
@@ -62,25 +65,15 @@ pub enum Stopped {
 impl Rules {
     pub(super) fn validate(&self) -> Result<()> {
         let Some(rule) = self.confidence else { return Ok(()) };
-        if rule.window == 0 {
-            return Err(Error::invalid(OP, "window", "1 draw or more", 0));
+        if rule.window == 0 || rule.top_k == 0 {
+            let got = format!("{} draws, {} tokens", rule.window, rule.top_k);
+            return Err(Error::invalid(OP, "window", "1 draw and 1 token or more", got));
         }
         if !rule.threshold.is_finite() {
             return Err(Error::invalid(OP, "threshold", "a finite number", rule.threshold));
         }
         Ok(())
     }
-}
-
-/// Confidence of a row of logits: `-(1/k) sum ln p_i` over its `k` largest probabilities, in nats: high where the mass is on
-/// few tokens. Over those of positive probability where they are fewer; NaN where there is no distribution. 0 is 1.
-pub fn confidence(logits: &[f32], k: usize) -> f32 {
-    let mut sorted: Vec<f64> = logits.iter().map(|&l| f64::from(l)).filter(|l| *l != f64::NEG_INFINITY).collect();
-    sorted.sort_by(|a, b| b.total_cmp(a));
-    let Some(&most) = sorted.first().filter(|_| sorted.iter().all(|l| l.is_finite())) else { return f32::NAN };
-    let lse = most + sorted.iter().map(|l| (l - most).exp()).sum::<f64>().ln();
-    let k = k.clamp(1, sorted.len());
-    (sorted.iter().take(k).map(|l| lse - l).sum::<f64>() / k as f64) as f32
 }
 
 /// Mean of the last `window` confidences; `None` before there are so many, and for a window of 0.

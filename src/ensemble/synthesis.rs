@@ -36,8 +36,8 @@ impl Ensemble {
     /// Summary and restart: of its own tokens the agent keeps those at `summary`, placed behind what it was spawned from,
     /// where it goes on. The pages of the others return, as far as nobody else reaches them.
     ///
-    /// No key moves: queries are turned instead. An engine that wants contiguous positions rotates the summary's keys
-    /// once by the shift of its entry.
+    /// No key moves: queries are turned instead. An engine that wants the shift gone turns the summary's keys once, with
+    /// [`KvCache::rebase`] and [`crate::rebase`]; never in a loop.
     ///
     /// # Errors
     /// [`Error::Invalid`] for slots that are not the agent's own, or not seen.

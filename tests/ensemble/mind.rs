@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use colatent::attention::{AttentionArgs, AttentionPlan, AttentionProblem, Stats};
-use colatent::ensemble::{Batch, Drawn, Ensemble, Input, confidence};
+use colatent::ensemble::{Batch, Drawn, Ensemble, Input};
 use colatent::kv::{KvCache, Modality, ViewId};
 use colatent::kv_append::{KvAppendArgs, KvAppendPlan, KvAppendProblem};
 use colatent::layer::{LayerConstants, LayerSpec, Pairing, Rope};
@@ -202,11 +202,7 @@ impl Mind {
         let plan = SamplingPlan::new(&self.device, &problem).unwrap();
         plan.run(&SamplingArgs { logits: &tensor, out: &out }, &mut Workspace::new(&self.device).unwrap()).unwrap();
         let sampled = SamplingOutput::read(&out, n).unwrap();
-        let measured = |(s, l): (&colatent::sampling::Sampled, &Vec<f32>)| Drawn {
-            confidence: Some(confidence(l, 4)),
-            ..Drawn::from(*s)
-        };
-        sampled.iter().zip(logits).map(measured).collect()
+        sampled.into_iter().map(Drawn::from).collect()
     }
 
     /// One step of the ensemble.

@@ -1,27 +1,15 @@
 //! Knowing when to stop.
 
-use colatent::ensemble::{ConfidenceRule, Drawn, Ensemble, Mode, Rules, Spawn, Stopped, confidence, group_confidence};
+use colatent::ensemble::{ConfidenceRule, Drawn, Ensemble, Mode, Rules, Spawn, Stopped, group_confidence};
 use colatent::kv::KvCache;
-use colatent::sampling::NO_TOKEN;
+use colatent::sampling::{NO_TOKEN, SamplingOutput};
+use colatent::stop::{self, StopArgs, StopPlan, StopProblem, StopRow, StopState};
+use colatent::{Buffer, Workspace};
 use proptest::prelude::*;
 
 use super::mind::{Memory, drawn};
 use super::{scene, spawns, step};
-
-#[test]
-fn confidence_is_the_mean_negative_log_probability_of_the_top() {
-    // Four equal logits: every probability is 1/4.
-    assert!((confidence(&[1.0; 4], 2) - 4f32.ln()).abs() < 1e-6);
-    // ln p = l - lse; the two largest of 0, 1, 2 are 2 and 1.
-    let lse = (1.0 + 1f64.exp() + 2f64.exp()).ln();
-    assert!((f64::from(confidence(&[0.0, 2.0, 1.0], 2)) - (lse - 1.5)).abs() < 1e-6);
-    assert_eq!(confidence(&[0.0, 2.0, 1.0], 0), confidence(&[0.0, 2.0, 1.0], 1));
-    assert_eq!(confidence(&[0.0, 2.0], 9), confidence(&[0.0, 2.0], 2));
-    assert_eq!(confidence(&[0.0, f32::NEG_INFINITY], 2), 0.0, "what has no probability is not among them");
-    for nothing in [&[][..], &[f32::NAN, 1.0], &[f32::INFINITY, 1.0], &[f32::NEG_INFINITY]] {
-        assert!(confidence(nothing, 1).is_nan(), "{nothing:?} has no distribution");
-    }
-}
+use crate::harness::{Rng, devices};
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
@@ -32,7 +20,7 @@ proptest! {
     fn an_agent_stops_with_the_first_full_window_below(
         confidences in prop::collection::vec(0u32..40, 1..40), window in 1u32..9, threshold in 5u32..35,
     ) {
-        let rule = ConfidenceRule { window, threshold: threshold as f32 / 2.0 };
+        let rule = ConfidenceRule { top_k: 3, window, threshold: threshold as f32 / 2.0 };
         let rules = Rules { confidence: Some(rule), ..Rules::default() };
         let (mut memory, mut cache) = (Memory::default(), KvCache::new(4, 100).unwrap());
         let root = memory.prompt(&mut cache, 3);
@@ -86,7 +74,10 @@ fn end_tokens_budgets_and_missing_distributions_stop() {
 #[test]
 fn a_rule_needs_its_measure() {
     assert_eq!(group_confidence(&[1.0], 0), None);
-    let rule = |window, threshold| Rules { end_tokens: vec![], confidence: Some(ConfidenceRule { window, threshold }) };
+    let rule = |window, threshold| Rules {
+        end_tokens: vec![],
+        confidence: Some(ConfidenceRule { top_k: 2, window, threshold }),
+    };
     assert!(Ensemble::new(1, Mode::Isolated, rule(0, 1.0)).is_err());
     assert!(Ensemble::new(1, Mode::Isolated, rule(1, f32::NAN)).is_err());
     let mut cache = KvCache::new(4, 100).unwrap();
@@ -112,4 +103,61 @@ fn a_decided_vote_ends_the_run() {
     e.stop(ids[1], Stopped::Budget).unwrap();
     assert_eq!(e.agent(ids[1]).unwrap().stopped, Some(Stopped::Decided), "what has stopped stays so");
     assert_eq!(e.alive().count(), 2);
+}
+
+/// L38: the rules on the host and those that `stop` follows on the device stop the same agents at the same draw, for the
+/// same reason.
+#[test]
+fn host_and_device_stop_alike() {
+    for device in devices() {
+        for seed in 0..6 {
+            let mut rng = Rng(seed);
+            let (agents, window, threshold) = (5, 3, 1.0f32);
+            let rule = ConfidenceRule { top_k: 4, window, threshold };
+            let rules = Rules { end_tokens: vec![9], confidence: Some(rule) };
+            let mut cache = KvCache::new(4, 100).unwrap();
+            let root = Memory::default().prompt(&mut cache, 3);
+            let mut e = Ensemble::new(1, Mode::Isolated, rules).unwrap();
+            let spawns: Vec<Spawn> = spawns(agents).into_iter().map(|s| Spawn { max_tokens: 12, ..s }).collect();
+            e.spawn(&mut cache, root, &spawns).unwrap();
+            let state = StopState::new(device, agents, window as usize).unwrap();
+            for _ in 0..14 {
+                let batch = e.step(&mut cache).unwrap();
+                assert!(batch.draws.iter().all(|d| d.sampling.confidence == 4), "draws ask for what the rule needs");
+                let rows: Vec<StopRow> = batch.draws.iter().map(|d| StopRow { slot: d.agent.0, budget: 12 }).collect();
+                if rows.is_empty() {
+                    break;
+                }
+                let words: Vec<[u32; 4]> = rows
+                    .iter()
+                    .map(|_| {
+                        let token = [NO_TOKEN, 9, 1, 2, 3, 4, 5, 6, 7, 8][rng.below(40).min(9)];
+                        [token, (-1f32).to_bits(), 0, (rng.below(16) as f32 / 8.0).to_bits()]
+                    })
+                    .collect();
+                let sampled = Buffer::zeros(device, 16 * rows.len()).unwrap();
+                sampled.write(0, bytemuck::cast_slice(words.as_flattened())).unwrap();
+                let drawn: Vec<Drawn> =
+                    SamplingOutput::read(&sampled, rows.len()).unwrap().into_iter().map(Drawn::from).collect();
+                let end_tokens = &[9];
+                let problem =
+                    StopProblem { rows: &rows, slots: agents, window: window as usize, threshold, end_tokens };
+                let plan = StopPlan::new(device, &problem).unwrap();
+                let args = StopArgs { sampled: &sampled, state: &state };
+                plan.run(&args, &mut Workspace::new(device).unwrap()).unwrap();
+                e.accept(&mut cache, &drawn).unwrap();
+                for (agent, slot) in e.agents().iter().zip(state.read().unwrap()) {
+                    let same = match slot.stopped {
+                        None => agent.stopped.is_none(),
+                        Some(stop::Stopped::NoDistribution) => agent.stopped == Some(Stopped::NoDistribution),
+                        Some(stop::Stopped::EndToken) => agent.stopped == Some(Stopped::EndToken),
+                        Some(stop::Stopped::Budget) => agent.stopped == Some(Stopped::Budget),
+                        Some(_) => agent.stopped == Some(Stopped::Confidence),
+                    };
+                    assert!(same, "{device}, seed {seed}: {:?} on the device, {:?} here", slot.stopped, agent.stopped);
+                }
+            }
+            assert_eq!(e.alive().count(), 0);
+        }
+    }
 }

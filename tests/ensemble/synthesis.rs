@@ -91,6 +91,11 @@ fn a_restart_keeps_prompt_and_summary() {
     (0..3).for_each(|_| drop(step(&mut memory, &mut cache, &mut e)));
     e.restart(&mut cache, ids[0], 8..12).unwrap();
     assert_eq!(e.agent(ids[0]).unwrap().first_slot, 5);
+    // An engine that wants the shift gone turns these keys once.
+    let view = e.agent(ids[0]).unwrap().view.unwrap();
+    let turned = cache.rebase(view).unwrap();
+    assert_eq!((turned.len(), turned[0].places.len(), turned[0].shift), (1, 4, [-3; 4]));
+    assert_eq!(step(&mut memory, &mut cache, &mut e).positions[0], [9; 4]);
 }
 
 proptest! {
