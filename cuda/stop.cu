@@ -50,7 +50,7 @@ KERNEL(stop, StopArgs, THREADS, 1) {
     const u32 place = draws % params.window;
 
     f32 sum = 0.0f;
-    for (u32 i = lane; i < params.window && i <= draws; i += THREADS) { // what an earlier agent left is not read
+    for (u32 i = lane; i < params.window; i += THREADS) { // what an earlier agent left is gone before the ring is full
         const u32 held = i == place ? drawn.w : ring[i];
         if (i == place && is_alive) {
             ring[i] = held;

@@ -60,9 +60,7 @@ fn stop(
                 state[ring + i] = held;
             }
         }
-        if i <= draws { // what an earlier agent left behind is not read
-            sum += bitcast<f32>(held);
-        }
+        sum += bitcast<f32>(held); // what an earlier agent left is gone before the ring is full
     }
     var hit = 0u;
     for (var i = lane; i < params.end_tokens; i += LANES) {

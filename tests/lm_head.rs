@@ -7,13 +7,12 @@
 //! refusals.
 //!
 //! Planted bugs, each seen red and taken out again:
-//! - kernel, and in turn the CUDA kernel, the slice's own peak for the row's at min-p: whole numbers;
-//! - kernel, ranks of equal keys not told apart: whole numbers; CUDA kernel, the list one short: whole numbers;
-//! - combining kernel, sums of slices added as they are: whole numbers; CUDA, the score left at its slice's peak: whole
-//!   numbers;
-//! - CUDA kernel, the second half of a lane's 8 elements against the first: whole numbers of 16-bit types;
-//! - kernel, noise of the slice's first quad for all: whole numbers;
-//! - kernel, tokens past the vocabulary counted: vocabularies that do not fill a slice.
+//! - kernel, and in turn the CUDA kernel, the slice's own peak for the row's at min-p: draws of all cases;
+//! - kernel, ranks of equal keys not told apart, and CUDA kernel, the list one short: the draws, plans in turn;
+//! - combining kernel, sums of slices added as they are, and on CUDA the score left at its slice's peak: the draws;
+//! - CUDA kernel, the second half of a lane's 8 elements against the first: the draws;
+//! - kernel, noise of the slice's first quad for all: the draws;
+//! - kernel, tokens past the vocabulary counted: the draws.
 mod harness;
 
 use colatent::DType::{self, BF16, F16, F32};

@@ -8,12 +8,13 @@
 //! many moves cost (`docs/rebase.md` has its table).
 //!
 //! Planted bugs, each seen red and taken out again:
-//! - kernel, and in turn the CUDA kernel, `a cos + b sin`: the table, keys appended there, attention under a shift;
-//! - kernel, every pair turned by axis 0: the table;
+//! - kernel, `a cos + b sin`: the table, keys appended there, attention under a shift, moves that add up; CUDA kernel, turned
+//!   the other way: the same but the last;
+//! - kernel, every pair turned by axis 0: the table, keys appended there;
 //! - kernel, delta of the run before: the table; CUDA kernel, delta left out of the lanes that do not turn: the table;
-//! - kernel, mscale applied again: the attention factor;
+//! - definition, mscale applied again: the attention factor, the table;
 //! - CUDA kernel, no barrier between a head's lanes and their partners: the table, by the poison of shared memory;
-//! - book-keeping, entries of other views not counted: what others see; the shift kept: attention under a shift.
+//! - book-keeping, entries of other views not counted: what others see; the shift kept: attention under a shift, drift.
 mod harness;
 
 use colatent::DType::{self, BF16, F16, F32};

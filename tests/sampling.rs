@@ -15,8 +15,7 @@
 //! In the CUDA kernel: the barrier before the scan of the bins, or the one after their clearing, left out; a list that
 //! overflows taken for whole (the process dies); the carry dropped; the bound of the noise too low; the half-word shift of
 //! a misaligned row left out.
-//! Of the confidence: in the kernel the places of ties at the end not filled; in the CUDA kernel the last token counted
-//! twice.
+//! Of the confidence, in the kernel, and in turn in the CUDA kernel: the places of ties at the end not filled.
 mod harness;
 
 use std::cell::Cell;

@@ -7,12 +7,11 @@
 //! nothing behind the rows is written; refusals.
 //!
 //! Planted bugs, each seen red and taken out again:
-//! - kernel, and in turn the CUDA kernel, the group counted one draw before the window is full: worked steps, random runs;
+//! - kernel, and in turn the CUDA kernel, the group counted one draw before the window is full: worked steps;
 //! - kernel, the budget looked at before the end token: worked steps; CUDA kernel, `<=` for `<` at the threshold: worked
 //!   steps;
-//! - kernel, rows of stopped agents left as they were: worked steps; CUDA kernel, their draws counted: random runs;
-//! - definition, the ring written behind its place: the mean of the last window;
-//! - kernel, what an earlier agent left in the ring added: a slot given to a new agent.
+//! - kernel, rows of stopped agents left as they were, and CUDA kernel, their draws counted: worked steps, random runs;
+//! - state, the draws of the slot's last agent kept: worked steps.
 mod harness;
 
 use colatent::sampling::NO_TOKEN;

@@ -11,11 +11,13 @@
 //! above 0.999.
 //!
 //! Planted bugs, each seen red and taken out again:
-//! - kernel, and in turn the CUDA kernel, a child of the root counted as a child of whatever is current: worked trees;
-//! - kernel, the token of the draft reported instead of the row's own: worked trees, decoding with drafts;
-//! - definition, a draft accepted without regard to its parent: worked trees, decoding with drafts;
-//! - CUDA kernel, the path's rows counted from the sequence's first: worked trees; its end not marked: by the guard value;
-//! - rows drawn at the step of the root instead of their depth: decoding with drafts, frequencies of second tokens.
+//! - kernel, and in turn the CUDA kernel, a child of the root counted as a child of whatever is current: random trees,
+//!   decoding with drafts;
+//! - kernel, the token of the draft reported instead of the row's own: worked and random trees, decoding with drafts;
+//! - definition, a draft accepted under a later parent: the walk does not end;
+//! - CUDA kernel, the path's rows counted from the sequence's first: worked and random trees; its end not marked: the same,
+//!   by the guard value;
+//! - rows drawn at the step of the root instead of their depth: decoding with drafts, frequencies, depths.
 mod harness;
 
 use colatent::sampling::NO_TOKEN;
