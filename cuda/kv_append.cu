@@ -4,7 +4,7 @@
 //   k[page, h, slot]      =         rotate(norm_k(packed.k[row, h]))      page * page_size + slot = places[row]
 //   v[page, h, slot]      = v_scale * norm_v(packed.v[row, h])
 //   where V is in K (V_IN_K) there is no v, and norm_k is over the first Dv lanes, the others pass
-//   norm(x)               = x / sqrt(mean(x^2) + eps), then * w or * (1 + w), or nothing
+//   norm(x)               = as in common/norm.cuh, or nothing
 //   rotate: lanes (a, b) of pair j -> mscale * (a cos - b sin, b cos + a sin), angle = position[axis[j]] * inv_freq[j];
 //           lanes outside the pairs pass
 //
@@ -24,7 +24,7 @@
 // Limits     D and Dv multiples of 4 up to 576; places are distinct, and k and v share no element (the plan and the
 //            caller see to it).
 //
-// Header     HEAD_DIM, HEAD_DIM_V: u32; V_IN_K, HAS_STEPS: bool; ROTATION: u32 as in common/rotate.cuh; TEAM: a power of
+// Header     HEAD_DIM, HEAD_DIM_V: u32; V_IN_K, HAS_STEPS, HAS_MEAN (some norm takes a mean off): bool; ROTATION: u32 as in common/rotate.cuh; TEAM: a power of
 //            two up to 32; OWN: as many chunks as make a head; THREADS: whole warps; storage of packed, q, k, v.
 
 // #include "common/prelude.cuh"
@@ -78,6 +78,15 @@ struct Params {
     f32 v_scale;
     // Rows of the tables: those of all steps.
     u32 table_rows;
+    // First weights of the norms of k and v in `constants` (those of q are first of all), the distance between heads that
+    // have weights of their own, 0 otherwise, and the distance from a weight to its bias.
+    u32 k_weights;
+    u32 v_weights;
+    u32 q_weights_head;
+    u32 k_weights_head;
+    u32 v_weights_head;
+    u32 bias;
+    u32 pad[2];
 };
 
 struct KvAppendArgs {
@@ -109,6 +118,8 @@ enum Part : u32 { PART_Q, PART_K, PART_V, PART_NONE };
 // One head of one row: the work of one team.
 struct Head {
     Part part;
+    // Its number among the heads of its part.
+    u32 index;
     // First chunk in `packed`, and in q, k or v.
     u64 source;
     u64 target;
@@ -116,9 +127,10 @@ struct Head {
 
 // The row's head number `index`, counted q, k, v. PART_NONE past the last, and for k and v of a padding row.
 DEVICE Head head_of(const Params& params, u32 row, u32 place, u32 index) {
-    Head head{PART_NONE, u64(row) * params.packed_row, 0};
+    Head head{PART_NONE, 0, u64(row) * params.packed_row, 0};
     if (index < params.q_heads) {
         head.part = PART_Q;
+        head.index = index;
         head.source += params.packed_q + u64(index) * params.packed_q_head;
         head.target = u64(row) * params.q_row + u64(index) * params.q_head;
     } else if (index < params.q_heads + KV_PARTS * params.kv_heads && place != PADDING) {
@@ -127,11 +139,13 @@ DEVICE Head head_of(const Params& params, u32 row, u32 place, u32 index) {
         const u32 kv = index - params.q_heads;
         if (kv < params.kv_heads) {
             head.part = PART_K;
+            head.index = kv;
             head.source += params.packed_k + u64(kv) * params.packed_k_head;
             head.target = u64(page) * params.k_page + u64(kv) * params.k_head + u64(slot) * params.k_slot;
         } else {
             const u32 h = kv - params.kv_heads;
             head.part = PART_V;
+            head.index = h;
             head.source += params.packed_v + u64(h) * params.packed_v_head;
             head.target = u64(page) * params.v_page + u64(h) * params.v_head + u64(slot) * params.v_slot;
         }
@@ -164,24 +178,52 @@ DEVICE Chunks load(const KvAppendArgs& args, const Head& head, u32 member) {
     return chunks;
 }
 
+// Sum over the lanes of a head, to all threads of its team. Whole warps.
+DEVICE f32 team_sum(f32 x) {
+#pragma unroll
+    for (u32 mask = TEAM / 2; mask > 0; mask /= 2) {
+        x += shuffle_xor(x, mask);
+    }
+    return x;
+}
+
+// First weight of the head's norm in `constants`.
+DEVICE u32 weights_of(const Params& params, const Head& head) {
+    return head.part == PART_Q   ? head.index * params.q_weights_head
+           : head.part == PART_K ? params.k_weights + head.index * params.k_weights_head
+                                 : params.v_weights + head.index * params.v_weights_head;
+}
+
 // Called by whole warps, whatever their teams do.
 DEVICE void norm(const KvAppendArgs& args, const Head& head, u32 member, Chunks& chunks) {
     const Params& params = args.params;
+    const u32 code = head.part == PART_Q ? params.q_norm : head.part == PART_K ? params.k_norm : params.v_norm;
+    const f32 eps = head.part == PART_Q ? params.q_eps : head.part == PART_K ? params.k_eps : params.v_eps;
+    const bool is_over_v = head.part == PART_V || (V_IN_K && head.part == PART_K);
+    const u32 lanes = is_over_v ? HEAD_DIM_V : HEAD_DIM;
+    if (HAS_MEAN) {
+        f32 total = 0.0f;
+#pragma unroll
+        for (u32 n = 0; n < OWN; n++) {
+            total += is_normed(head, member + n * TEAM) ? sum(chunks.x[n]) : 0.0f;
+        }
+        total = team_sum(total);
+        const f32 mean = code >= NORM_LAYER ? total / f32(lanes) : 0.0f;
+#pragma unroll
+        for (u32 n = 0; n < OWN; n++) {
+            if (has_chunk(head, member + n * TEAM) && is_normed(head, member + n * TEAM)) { // the others stay as they are
+                chunks.x[n] = chunks.x[n] + splat(-mean);
+            }
+        }
+    }
     f32 squares = 0.0f;
 #pragma unroll
     for (u32 n = 0; n < OWN; n++) {
         squares += is_normed(head, member + n * TEAM) ? sum(chunks.x[n] * chunks.x[n]) : 0.0f;
     }
-#pragma unroll
-    for (u32 mask = TEAM / 2; mask > 0; mask /= 2) {
-        squares += shuffle_xor(squares, mask);
-    }
-    const u32 code = head.part == PART_Q ? params.q_norm : head.part == PART_K ? params.k_norm : params.v_norm;
-    const f32 eps = head.part == PART_Q ? params.q_eps : head.part == PART_K ? params.k_eps : params.v_eps;
-    const bool is_over_v = head.part == PART_V || (V_IN_K && head.part == PART_K);
-    const f32 factor = norm_factor(code, squares, is_over_v ? HEAD_DIM_V : HEAD_DIM, eps);
-    const f32* weights = reinterpret_cast<const f32*>(args.constants);
-    weights += head.part == PART_Q ? 0 : head.part == PART_K ? HEAD_DIM : 2 * HEAD_DIM;
+    squares = team_sum(squares);
+    const f32 factor = code == NORM_CLIP ? clip_factor(squares, eps) : norm_factor(code, squares, lanes, eps);
+    const f32* weights = reinterpret_cast<const f32*>(args.constants) + weights_of(params, head);
 #pragma unroll
     for (u32 n = 0; n < OWN; n++) {
         const u32 chunk = member + n * TEAM;
@@ -191,6 +233,9 @@ DEVICE void norm(const KvAppendArgs& args, const Head& head, u32 member, Chunks&
         chunks.x[n] = chunks.x[n] * factor;
         if (norm_is_weighted(code) && has_chunk(head, chunk)) {
             chunks.x[n] = chunks.x[n] * norm_weight(code, load_chunk(weights, chunk));
+            if (HAS_MEAN && code == NORM_LAYER_BIASED) {
+                chunks.x[n] = chunks.x[n] + load_chunk(weights + params.bias, chunk);
+            }
         }
     }
 }

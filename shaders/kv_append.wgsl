@@ -4,7 +4,7 @@
 //   k[page, h, slot]      =         rotate(norm_k(packed.k[row, h]))      page * page_size + slot = places[row]
 //   v[page, h, slot]      = v_scale * norm_v(packed.v[row, h])
 //   where V is in K (V_IN_K) there is no v, and norm_k is over the first Dv lanes, the others pass
-//   norm(x)               = x / sqrt(mean(x^2) + eps), then * w or * (1 + w), or nothing
+//   norm(x)               = as in common/norm.wgsl, or nothing
 //   rotate: lanes (a, b) of pair j -> mscale * (a cos - b sin, b cos + a sin), angle = position[axis[j]] * inv_freq[j];
 //           lanes outside the pairs pass
 //
@@ -16,11 +16,12 @@
 // Grid       one invocation per (row, head of q, k or v), heads fastest; workgroups of 64, folded to 2-D. An invocation
 //            owns the whole head, so no two write into one word of 16-bit elements.
 // Numerics   f32 throughout, one rounding at each store; angles as in common/rope.wgsl.
-// Memory     a head is read twice if it has a norm, once otherwise; no workgroup memory, no private arrays.
+// Memory     a head is read twice if it has a norm, three times if that takes a mean off, once otherwise; no workgroup memory, no private arrays.
 // Limits     D and Dv multiples of 4; places are distinct, and k and v share no element (the plan and the caller see
 //            to it).
 //
-// Header     HEAD_DIM, HEAD_DIM_V: u32; V_IN_K, HAS_STEPS: bool; ROTATION: u32 as below; storage of packed, q, k, v.
+// Header     HEAD_DIM, HEAD_DIM_V: u32; V_IN_K, HAS_STEPS, HAS_MEAN (some norm takes a mean off): bool; ROTATION: u32 as below;
+//            storage of packed, q, k, v.
 
 // #include "common/dtype.wgsl"
 // #include "common/norm.wgsl"
@@ -77,6 +78,16 @@ struct Params {
     v_scale: f32,
     // Rows of the tables: those of all steps.
     table_rows: u32,
+    // First weights of the norms of k and v in `constants` (those of q are first of all), the distance between heads that
+    // have weights of their own, 0 otherwise, and the distance from a weight to its bias.
+    k_weights: u32,
+    v_weights: u32,
+    q_weights_head: u32,
+    k_weights_head: u32,
+    v_weights_head: u32,
+    bias: u32,
+    pad_0: u32,
+    pad_1: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -108,24 +119,37 @@ struct Head {
     norm: u32,
     // First weight of the norm in `constants`.
     weights: u32,
-    // Multiplies every lane: the reciprocal root mean square, or 1.
+    // Taken off every lane, 0 but for a layer norm.
+    mean: f32,
+    // Multiplies every lane then: the reciprocal root mean square, or 1.
     factor: f32,
     // Multiplies every lane of q after the rotation.
     scale: f32,
 }
 
+fn constant_chunk(at: u32) -> vec4<f32> {
+    let words = vec4<u32>(constants[at], constants[at + 1u], constants[at + 2u], constants[at + 3u]);
+    return bitcast<vec4<f32>>(words);
+}
+
 fn normed(head: Head, chunk: u32) -> vec4<f32> {
-    let raw = unpack_packed(packed[head.source + chunk]);
+    var x = unpack_packed(packed[head.source + chunk]);
     if V_IN_K && chunk >= head.norm_chunks {
-        return raw;
+        return x;
     }
-    let x = raw * head.factor;
+    if HAS_MEAN {
+        x -= head.mean;
+    }
+    x *= head.factor;
     if !norm_is_weighted(head.norm) {
         return x;
     }
     let at = head.weights + 4u * chunk;
-    let w = vec4<u32>(constants[at], constants[at + 1u], constants[at + 2u], constants[at + 3u]);
-    return x * norm_weight(head.norm, bitcast<vec4<f32>>(w));
+    x *= norm_weight(head.norm, constant_chunk(at));
+    if HAS_MEAN && head.norm == NORM_LAYER_BIASED {
+        x += constant_chunk(params.bias + at);
+    }
+    return x;
 }
 
 fn store(head: Head, chunk: u32, x: vec4<f32>) {
@@ -243,7 +267,7 @@ fn kv_append(
         head.source = source_row + params.packed_q + index * params.packed_q_head;
         head.target_chunk = params.q_base + row * params.q_row + index * params.q_head;
         head.norm = params.q_norm;
-        head.weights = 0u;
+        head.weights = index * params.q_weights_head;
         head.scale = params.q_scale;
         if params.temperature != 0u {
             head.scale *= bitcast<f32>(tables[5u * params.table_rows + entry]);
@@ -258,7 +282,7 @@ fn kv_append(
             head.source = source_row + params.packed_k + kv * params.packed_k_head;
             head.target_chunk = params.k_base + page * params.k_page + kv * params.k_head + slot * params.k_slot;
             head.norm = params.k_norm;
-            head.weights = HEAD_DIM;
+            head.weights = params.k_weights + kv * params.k_weights_head;
             head.norm_chunks = select(HEAD_DIM, HEAD_DIM_V, V_IN_K) / 4u;
             eps = params.k_eps;
         } else {
@@ -269,19 +293,31 @@ fn kv_append(
             head.chunks = HEAD_DIM_V / 4u;
             head.norm_chunks = HEAD_DIM_V / 4u;
             head.norm = params.v_norm;
-            head.weights = 2u * HEAD_DIM;
+            head.weights = params.v_weights + h * params.v_weights_head;
             eps = params.v_eps;
         }
     }
 
     head.factor = 1.0;
+    head.mean = 0.0;
+    if HAS_MEAN && head.norm >= NORM_LAYER {
+        var total = vec4<f32>(0.0);
+        for (var c = 0u; c < head.norm_chunks; c++) {
+            total += unpack_packed(packed[head.source + c]);
+        }
+        head.mean = ((total.x + total.y) + (total.z + total.w)) / f32(4u * head.norm_chunks);
+    }
     if head.norm != NORM_NONE {
         var squares = 0.0;
         for (var c = 0u; c < head.norm_chunks; c++) {
-            let x = unpack_packed(packed[head.source + c]);
+            let x = unpack_packed(packed[head.source + c]) - head.mean;
             squares += dot(x, x);
         }
-        head.factor = norm_factor(head.norm, squares, 4u * head.norm_chunks, eps);
+        if head.norm == NORM_CLIP {
+            head.factor = clip_factor(squares, eps);
+        } else {
+            head.factor = norm_factor(head.norm, squares, 4u * head.norm_chunks, eps);
+        }
     }
 
     if ROTATION == ROTATE_NONE || head.part == PART_V {

@@ -9,6 +9,7 @@
 //           empty state is known by the bits of its lse and skipped, so that its output may hold anything.
 // Constants LANES, VALUE_CHUNKS (value dim / 4), HAS_EPILOGUE (a norm or a gate); storage gate, out.
 // #include "common/dtype.wgsl"
+// #include "common/norm.wgsl"
 
 struct MergeParams {
     num_q_heads: u32,
@@ -80,10 +81,9 @@ fn sigmoid(x: vec4<f32>) -> vec4<f32> {
     return 1.0 / (1.0 + exp2(clamp(-x, vec4<f32>(-80.0), vec4<f32>(80.0)) * LOG2_E));
 }
 
-fn norm_weight(c: u32) -> vec4<f32> {
+fn weights_chunk(c: u32) -> vec4<f32> {
     let w = params.norm_base + c * 4u;
-    let x = bitcast<vec4<f32>>(vec4<u32>(constants[w], constants[w + 1u], constants[w + 2u], constants[w + 3u]));
-    return select(x, x + 1.0, params.norm == 3u);
+    return bitcast<vec4<f32>>(vec4<u32>(constants[w], constants[w + 1u], constants[w + 2u], constants[w + 3u]));
 }
 
 // Chunk 0 of a row's head.
@@ -96,8 +96,8 @@ fn write_chunk(place: Place, c: u32, merged: vec4<f32>, norm: f32) {
     var x = merged;
     if HAS_EPILOGUE {
         x *= norm;
-        if params.norm >= 2u {
-            x *= norm_weight(c);
+        if norm_is_weighted(params.norm) {
+            x *= norm_weight(params.norm, weights_chunk(c));
         }
         if params.has_gate != 0u {
             x *= sigmoid(unpack_gate(gate[place.gate + c]));
@@ -155,7 +155,7 @@ fn merge(
 
     // -- norm
     var norm = 1.0;
-    if HAS_EPILOGUE && params.norm != 0u {
+    if HAS_EPILOGUE && params.norm != NORM_NONE {
         var squares = vec4<f32>(0.0);
         for (var c = 0u; c < VALUE_CHUNKS; c++) {
             var x = weighted_chunk(first, many, head, most, c) * inverse;
@@ -164,8 +164,8 @@ fn merge(
             }
             squares = fma(x, x, squares);
         }
-        let mean = ((squares.x + squares.y) + (squares.z + squares.w)) / f32(VALUE_CHUNKS * 4u);
-        norm = 1.0 / sqrt(mean + params.norm_eps);
+        let total_squares = (squares.x + squares.y) + (squares.z + squares.w);
+        norm = norm_factor(params.norm, total_squares, VALUE_CHUNKS * 4u, params.norm_eps);
     }
 
     // -- write out and lse: two loops, since a driver that masks lanes out instead of branching runs both arms of an `if`

@@ -22,7 +22,9 @@
 //! - CUDA kernel, no barrier between the row's cosines and their use, or between a head's lanes and their partners: the
 //!   table and the property, by the poison of shared memory;
 //! - CUDA kernel, the squares of two teams summed: the table, the property, the worked example, the recordings;
-//! - CUDA kernel, v stored with the slot stride of k: the table and the property, by the poison.
+//! - CUDA kernel, v stored with the slot stride of k: the table and the property, by the poison;
+//! - shader, a weight in the place of its bias; CUDA kernel, the mean taken off chunks that a head does not have: the table
+//!   and, of the first, the norms by hand.
 mod harness;
 
 use colatent::DType::F32;
@@ -36,6 +38,8 @@ use proptest::prelude::*;
 mod case;
 #[path = "kv_append/laws.rs"]
 mod laws;
+#[path = "kv_append/layouts.rs"]
+mod layouts;
 #[path = "kv_append/refusals.rs"]
 mod refusals;
 #[path = "kv_append/setup.rs"]

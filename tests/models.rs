@@ -64,7 +64,7 @@ const TAIL: &str = "
 - Linear-attention layers (Gated DeltaNet of Qwen3.5, KDA of Kimi) and convolutions on k and v (Inkling): out of scope.
 - Sparse selection (DeepSeek V3.2 and its kin: an indexer chooses the keys): no operation selects keys.
 - Compressed KV with an inverse rotation of the output (DeepSeek V4), relative biases (Inkling), gates by softplus or per
-  head, LayerNorm on q and k (Chameleon), weighted norms after the rotation.
+  head, weighted norms after the rotation.
 - One table of frequencies per sequence length (LongRoPE, dynamic NTK): make one layer kind per table.
 ";
 
@@ -185,6 +185,8 @@ fn norm(norm: Norm) -> &'static str {
         Norm::Rms { .. } => "RMS",
         Norm::RmsScaled { .. } => "RMS w",
         Norm::RmsOnePlus { .. } => "RMS 1+w",
+        Norm::Layer { .. } => "LayerNorm",
+        Norm::Clip { .. } => "clip",
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::OP;
-use super::params::{Params, Places};
+use super::params::{Params, Places, has_mean};
 use super::plan::{KvAppendPlan, heads};
 use super::problem::KvAppendArgs;
 use crate::backend::cuda::{CHUNK, Gpu, Kernel, Launch, place};
@@ -26,7 +26,7 @@ struct Args {
     steps: u64,
 }
 
-const _: () = assert!(size_of::<Args>() == 200);
+const _: () = assert!(size_of::<Args>() == 232);
 
 /// Most threads of a block: more of them would only wait for each other at the barrier.
 const MOST_THREADS: usize = 256;
@@ -53,7 +53,7 @@ fn shared_bytes(dims: [usize; 2], threads: usize) -> usize {
 
 fn variant(
     dims: [usize; 2],
-    [v_in_k, has_steps]: [bool; 2],
+    [v_in_k, has_steps, has_mean]: [bool; 3],
     heads: usize,
     rotation: Rotation,
     dtype: DType,
@@ -64,6 +64,7 @@ fn variant(
         .u32("HEAD_DIM_V", dims[1])
         .bool("V_IN_K", v_in_k)
         .u32("ROTATION", rotation as usize)
+        .bool("HAS_MEAN", has_mean)
         .u32("TEAM", team(dims))
         .u32("OWN", own(dims))
         .u32("THREADS", threads(dims, heads))
@@ -81,10 +82,10 @@ fn dims(plan: &KvAppendPlan) -> [usize; 2] {
 pub(super) fn variant_of(spec: &LayerSpec, has_steps: bool) -> Variant {
     let dims = [spec.head_dim, spec.head_dim_v];
     let rotation = Rotation::of(spec.rope.as_ref());
-    variant(dims, [spec.v_in_k, has_steps], heads(spec), rotation, spec.dtype, spec.kv_dtype)
+    variant(dims, [spec.v_in_k, has_steps, has_mean(spec)], heads(spec), rotation, spec.dtype, spec.kv_dtype)
 }
 
-/// Every rotation at some head dims; storages take turns.
+/// Every rotation at some head dims, the wider ones with a mean; storages take turns.
 pub(super) fn variants() -> Vec<(String, String)> {
     use DType::{BF16, F16, F32};
     let mut storages = [(F32, F32), (F16, BF16), (BF16, F16), (BF16, F32)].into_iter().cycle();
@@ -93,7 +94,7 @@ pub(super) fn variants() -> Vec<(String, String)> {
         [([8, 8], 3), ([64, 64], 20), ([80, 80], 9), ([64, 128], 12), ([256, 256], 24), ([576, 512], 9)]
     {
         for (i, (rotation, (dtype, kv_dtype))) in Rotation::ALL.into_iter().zip(storages.by_ref()).enumerate() {
-            let v = variant(dims, [dims == [576, 512], i % 2 == 1], heads, rotation, dtype, kv_dtype);
+            let v = variant(dims, [dims == [576, 512], i % 2 == 1, dims[0] > 64], heads, rotation, dtype, kv_dtype);
             all.push((format!("kv_append {}", v.options()), v.cuda()));
         }
     }

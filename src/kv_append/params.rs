@@ -5,11 +5,16 @@ use std::mem::{offset_of, size_of};
 
 use super::OP;
 use super::plan::KvAppendPlan;
-use crate::layer::ConstantPlaces;
+use crate::layer::{ConstantPlaces, LayerSpec, Norm};
 use crate::{Error, Result};
 
 /// Elements of a chunk: what offsets and strides count.
 const CHUNK: usize = 4;
+
+/// Whether some norm of the layer takes a mean off, the kernels' `HAS_MEAN`.
+pub(super) fn has_mean(spec: &LayerSpec) -> bool {
+    [spec.q_norm, spec.k_norm, spec.v_norm].iter().any(Norm::is_centered)
+}
 
 /// Refuses a packed layout that `device` cannot read by chunks.
 pub(super) fn validate_layout(plan: &KvAppendPlan, device: &str) -> Result<()> {
@@ -72,6 +77,13 @@ pub(super) struct Params {
     pub v_scale: f32,
     /// Rows of the tables: those of all steps.
     pub table_rows: u32,
+    pub k_weights: u32,
+    pub v_weights: u32,
+    pub q_weights_head: u32,
+    pub k_weights_head: u32,
+    pub v_weights_head: u32,
+    pub bias: u32,
+    pub pad: [u32; 2],
 }
 
 impl Params {
@@ -85,7 +97,8 @@ impl Params {
         // A part lies within the packed tensor, whose last element fits u32.
         let chunk = |elements: usize| (elements / CHUNK) as u32;
         let step = |stride: usize, heads: usize| if heads > 1 { chunk(stride) } else { 0 };
-        let rope = s.rope.as_ref();
+        let by_head = |norm: Norm, lanes: usize| if norm.is_by_head() { lanes as u32 } else { 0 };
+        let (rope, constants) = (s.rope.as_ref(), ConstantPlaces::of(s));
         Params {
             rows: plan.rows() as u32,
             q_heads: s.num_q_heads as u32,
@@ -98,7 +111,7 @@ impl Params {
             packed_q_head: step(l.q.head_stride, s.num_q_heads),
             packed_k_head: step(l.k.head_stride, s.num_kv_heads),
             packed_v_head: step(l.v.head_stride, s.num_kv_heads),
-            rope_table: ConstantPlaces::of(s).rope as u32,
+            rope_table: constants.rope as u32,
             q_base,
             q_row,
             q_head,
@@ -123,12 +136,20 @@ impl Params {
             temperature: u32::from(s.q_temperature.is_some()),
             v_scale: s.v_scale,
             table_rows: plan.places.len() as u32,
+            k_weights: constants.k_norm as u32,
+            v_weights: constants.v_norm as u32,
+            q_weights_head: by_head(s.q_norm, s.head_dim),
+            k_weights_head: by_head(s.k_norm, s.k_norm_lanes()),
+            v_weights_head: by_head(s.v_norm, s.head_dim_v),
+            bias: constants.bias as u32,
+            pad: [0; 2],
         }
     }
 }
 
-const _: () = assert!(size_of::<Params>() == 144 && size_of::<Params>().is_multiple_of(16));
+const _: () = assert!(size_of::<Params>() == 176 && size_of::<Params>().is_multiple_of(16));
 const _: () = assert!(offset_of!(Params, packed_row) == 16 && offset_of!(Params, packed_q_head) == 32);
 const _: () = assert!(offset_of!(Params, q_base) == 48 && offset_of!(Params, k_base) == 64);
 const _: () = assert!(offset_of!(Params, v_base) == 80 && offset_of!(Params, q_norm) == 96);
 const _: () = assert!(offset_of!(Params, q_eps) == 112 && offset_of!(Params, q_scale) == 128);
+const _: () = assert!(offset_of!(Params, k_weights) == 144 && offset_of!(Params, v_weights_head) == 160);

@@ -58,7 +58,7 @@ impl KvAppendProblem<'_> {
         }
         for (name, norm) in [("q_norm", spec.q_norm), ("k_norm", spec.k_norm), ("v_norm", spec.v_norm)] {
             if !(norm.eps() >= 0.0 && norm.eps().is_finite()) {
-                return Err(Error::invalid(OP, name, "an eps of 0 or more", norm.eps()));
+                return Err(Error::invalid(OP, name, "an eps or a greatest length of 0 or more", norm.eps()));
             }
         }
         let slots = self.page_size.checked_mul(self.num_pages).filter(|&n| n < PADDING as usize);

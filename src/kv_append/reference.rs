@@ -53,7 +53,7 @@ pub(super) fn run(plan: &KvAppendPlan, args: &KvAppendArgs) -> Result<()> {
             let scale = f64::from(spec.q_scale) * temperature(spec.q_temperature, position[0]);
             for h in 0..spec.num_q_heads {
                 let mut x = read(row, layout.q, h, spec.head_dim);
-                normalize(&mut x[..spec.head_dim], spec.q_norm, &weights.q_norm);
+                normalize(&mut x[..spec.head_dim], spec.q_norm, h, &weights.q_norm, &weights.q_bias);
                 rotate(&mut x, spec.rope.as_ref(), position);
                 x.iter_mut().for_each(|x| *x *= scale);
                 write(&mut out, args.q, row * s[0] + h * s[1], &x[..spec.head_dim]);
@@ -71,7 +71,7 @@ pub(super) fn run(plan: &KvAppendPlan, args: &KvAppendArgs) -> Result<()> {
             for h in 0..spec.num_kv_heads {
                 let mut x = read(row, layout.k, h, spec.head_dim);
                 let normed = if spec.v_in_k { spec.head_dim_v } else { spec.head_dim };
-                normalize(&mut x[..normed], spec.k_norm, &weights.k_norm);
+                normalize(&mut x[..normed], spec.k_norm, h, &weights.k_norm, &weights.k_bias);
                 rotate(&mut x, spec.rope.as_ref(), &positions[row]);
                 write(&mut out, args.k, at(row, h, args.k.strides()), &x[..spec.head_dim]);
             }
@@ -81,7 +81,7 @@ pub(super) fn run(plan: &KvAppendPlan, args: &KvAppendArgs) -> Result<()> {
     for row in rows().filter(|_| !spec.v_in_k) {
         for h in 0..spec.num_kv_heads {
             let mut x = read(row, layout.v, h, spec.head_dim_v);
-            normalize(&mut x[..spec.head_dim_v], spec.v_norm, &weights.v_norm);
+            normalize(&mut x[..spec.head_dim_v], spec.v_norm, h, &weights.v_norm, &weights.v_bias);
             x.iter_mut().for_each(|x| *x *= f64::from(spec.v_scale));
             write(&mut out, args.v, at(row, h, args.v.strides()), &x[..spec.head_dim_v]);
         }
@@ -89,17 +89,40 @@ pub(super) fn run(plan: &KvAppendPlan, args: &KvAppendArgs) -> Result<()> {
     Ok(())
 }
 
-fn normalize(x: &mut [f64], norm: Norm, weights: &[f32]) {
-    let (eps, scaled, plus) = match norm {
-        Norm::None => return,
-        Norm::Rms { eps } => (eps, false, 0.0),
-        Norm::RmsScaled { eps } => (eps, true, 0.0),
-        Norm::RmsOnePlus { eps } => (eps, true, 1.0),
-    };
-    let mean = x.iter().map(|x| x * x).sum::<f64>() / x.len() as f64;
-    let root = (mean + f64::from(eps)).sqrt();
-    for (d, x) in x.iter_mut().enumerate() {
-        *x = *x / root * if scaled { f64::from(weights[d]) + plus } else { 1.0 };
+/// One head; `head` picks its weights where every head has its own.
+fn normalize(x: &mut [f64], norm: Norm, head: usize, weights: &[f32], biases: &[f32]) {
+    let lanes = x.len() as f64;
+    let mean_square = |x: &[f64]| x.iter().map(|x| x * x).sum::<f64>() / lanes;
+    match norm {
+        Norm::None => {}
+        Norm::Rms { eps } => {
+            let root = (mean_square(x) + f64::from(eps)).sqrt();
+            x.iter_mut().for_each(|x| *x /= root);
+        }
+        Norm::RmsScaled { eps } => {
+            let root = (mean_square(x) + f64::from(eps)).sqrt();
+            x.iter_mut().zip(weights).for_each(|(x, &w)| *x = *x / root * f64::from(w));
+        }
+        Norm::RmsOnePlus { eps } => {
+            let root = (mean_square(x) + f64::from(eps)).sqrt();
+            x.iter_mut().zip(weights).for_each(|(x, &w)| *x = *x / root * (1.0 + f64::from(w)));
+        }
+        Norm::Layer { eps, bias, by_head } => {
+            let mean = x.iter().sum::<f64>() / lanes;
+            x.iter_mut().for_each(|x| *x -= mean);
+            let root = (mean_square(x) + f64::from(eps)).sqrt();
+            let first = if by_head { head * x.len() } else { 0 };
+            for (d, x) in x.iter_mut().enumerate() {
+                let shift = if bias { f64::from(biases[first + d]) } else { 0.0 };
+                *x = *x / root * f64::from(weights[first + d]) + shift;
+            }
+        }
+        Norm::Clip { most } => {
+            let length = x.iter().map(|x| x * x).sum::<f64>().sqrt();
+            if length > f64::from(most) {
+                x.iter_mut().for_each(|x| *x *= f64::from(most) / length);
+            }
+        }
     }
 }
 

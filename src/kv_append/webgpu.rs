@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::OP;
-use super::params::{Params, Places, validate_layout};
+use super::params::{Params, Places, has_mean, validate_layout};
 use super::plan::KvAppendPlan;
 use super::problem::KvAppendArgs;
 use crate::backend::source::Variant;
@@ -20,7 +20,7 @@ const GROUP: usize = 64;
 
 fn variant(
     dims: [usize; 2],
-    [v_in_k, has_steps]: [bool; 2],
+    [v_in_k, has_steps, has_mean]: [bool; 3],
     rotation: Rotation,
     dtype: DType,
     kv_dtype: DType,
@@ -31,6 +31,7 @@ fn variant(
         .bool("V_IN_K", v_in_k)
         .u32("ROTATION", rotation as usize)
         .bool("HAS_STEPS", has_steps)
+        .bool("HAS_MEAN", has_mean)
         .storage("packed", dtype)
         .storage("q", dtype)
         .storage("k", kv_dtype)
@@ -39,7 +40,7 @@ fn variant(
 
 fn variant_of(plan: &KvAppendPlan) -> Variant {
     let s = &plan.spec;
-    let flags = [s.v_in_k, plan.steps.is_some()];
+    let flags = [s.v_in_k, plan.steps.is_some(), has_mean(s)];
     variant([s.head_dim, s.head_dim_v], flags, Rotation::of(s.rope.as_ref()), s.dtype, s.kv_dtype)
 }
 
@@ -52,7 +53,11 @@ pub(super) fn variants() -> Vec<(String, String)> {
                 for kv_dtype in DType::ALL {
                     let has_steps = dtype == kv_dtype;
                     let name = format!("kv_append.{}.{}.{rotation:?}.{dtype}.{kv_dtype}", dims[0], dims[1]);
-                    all.push((name, variant(dims, [dims == [576, 512], has_steps], rotation, dtype, kv_dtype).wgsl()));
+                    // Half of the dims with a mean, so that every rotation meets both.
+                    all.push((
+                        name,
+                        variant(dims, [dims == [576, 512], has_steps, dims[0] > 64], rotation, dtype, kv_dtype).wgsl(),
+                    ));
                 }
             }
         }

@@ -4,6 +4,7 @@
 mod config;
 mod latent;
 mod model;
+mod norm;
 mod packed;
 mod presets;
 mod rope;
@@ -14,10 +15,11 @@ mod temperature;
 
 pub use latent::{Latent, LatentForm};
 pub use model::{KvGroup, ModelLayer, ModelSpec};
+pub use norm::Norm;
 pub use packed::{PackedLayout, Part};
 pub use rope::{Pairing, Rope};
 pub use rope_scaling::{Llama3Scaling, Yarn};
 pub(crate) use rotation::Rotation;
 pub(crate) use spec::{ConstantPlaces, MOST_LANES};
-pub use spec::{Gate, LayerConstants, LayerSpec, LayerWeights, Norm};
+pub use spec::{Gate, LayerConstants, LayerSpec, LayerWeights};
 pub use temperature::Temperature;

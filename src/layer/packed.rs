@@ -69,6 +69,23 @@ impl LayerSpec {
         let gate = packed.gate.map(|g| Part { offset: g.offset - saved, ..g });
         PackedLayout { v: packed.k, gate, width: packed.width - saved, ..packed }
     }
+
+    /// q and, if the layer has one, gate alone: rows of a layer that reads another layer's K and V
+    /// ([`ModelLayer`](super::ModelLayer)). For places that are all [`PADDING`](crate::kv_append::PADDING), as nothing is
+    /// stored; k and v are read from nowhere and stand at the row's start.
+    pub fn packed_q(&self) -> PackedLayout {
+        let packed = self.packed();
+        let start = Part { offset: 0, head_stride: 0 };
+        let q = self.num_q_heads * self.head_dim;
+        let gate = packed.gate.map(|g| Part { offset: q, ..g });
+        PackedLayout {
+            k: start,
+            v: start,
+            gate,
+            width: q + gate.map_or(0, |_| self.num_q_heads * self.head_dim_v),
+            ..packed
+        }
+    }
 }
 
 #[cfg(test)]
@@ -92,6 +109,10 @@ mod tests {
         assert_eq!(
             spec.packed_shared_kv(),
             PackedLayout { q: part(0, 16), k: part(64, 16), v: part(64, 16), gate: None, width: 96 }
+        );
+        assert_eq!(
+            spec.packed_q(),
+            PackedLayout { q: part(0, 16), k: part(0, 0), v: part(0, 0), gate: None, width: 64 }
         );
     }
 }

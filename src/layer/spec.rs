@@ -1,56 +1,11 @@
 //! [`LayerSpec`] and the constants of one layer.
 
-use super::{Rope, Temperature};
+use super::{Norm, Rope, Temperature};
 use crate::kv::{Lifetimes, Modality};
 use crate::{Buffer, DType, Device, Error, Result};
 
 /// Most lanes of a head: a latent of 512 and 64 that turn.
 pub(crate) const MOST_LANES: usize = 576;
-
-/// A norm over the lanes of one head, in f32.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Norm {
-    /// None.
-    None,
-    /// `x / sqrt(mean(x^2) + eps)` (arXiv 1910.07467), without weights.
-    Rms {
-        /// Added to the mean square.
-        eps: f32,
-    },
-    /// RMS norm times a weight per lane.
-    RmsScaled {
-        /// Added to the mean square.
-        eps: f32,
-    },
-    /// RMS norm times one plus a weight per lane (Gemma).
-    RmsOnePlus {
-        /// Added to the mean square.
-        eps: f32,
-    },
-}
-
-impl Norm {
-    /// Whether the norm has a weight per lane.
-    pub fn is_weighted(&self) -> bool {
-        matches!(self, Norm::RmsScaled { .. } | Norm::RmsOnePlus { .. })
-    }
-    /// Number used by the kernels: 0 none, 1 weightless, 2 scaled, 3 one plus.
-    pub(crate) fn code(&self) -> u32 {
-        match self {
-            Norm::None => 0,
-            Norm::Rms { .. } => 1,
-            Norm::RmsScaled { .. } => 2,
-            Norm::RmsOnePlus { .. } => 3,
-        }
-    }
-    /// The epsilon, 0 without a norm.
-    pub(crate) fn eps(&self) -> f32 {
-        match *self {
-            Norm::None => 0.0,
-            Norm::Rms { eps } | Norm::RmsScaled { eps } | Norm::RmsOnePlus { eps } => eps,
-        }
-    }
-}
 
 /// What multiplies the attention output, element by element, before the output projection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,6 +102,13 @@ impl LayerSpec {
         self.num_q_heads / self.num_kv_heads.max(1)
     }
 
+    /// The norms of q, k and v with their heads and lanes.
+    fn norms(&self) -> [(Norm, usize, usize); 3] {
+        let kv = self.num_kv_heads;
+        let (k, v) = ((self.k_norm, kv, self.k_norm_lanes()), (self.v_norm, kv, self.head_dim_v));
+        [(self.q_norm, self.num_q_heads, self.head_dim), k, v]
+    }
+
     /// Checks what every operation relies on.
     ///
     /// # Errors
@@ -177,6 +139,9 @@ impl LayerSpec {
                 let expected = "V of K's lanes in front of those that turn, without a norm or a factor of its own";
                 return Err(Error::invalid(op, "v_in_k", expected, format!("{dv} lanes of {d}, turning from {first}")));
             }
+        }
+        if matches!(self.out_norm, Norm::Layer { .. } | Norm::Clip { .. }) {
+            return Err(Error::unsupported(op, format!("out_norm {:?}", self.out_norm), "none or an RMS norm"));
         }
         if let Some(temperature) = &self.q_temperature {
             temperature.validate(op)?;
@@ -209,12 +174,19 @@ impl LayerSpec {
 /// The weights of one layer; empty where the layer kind has none.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct LayerWeights {
-    /// `head_dim` weights of the q norm.
+    /// `head_dim` weights of the q norm, `num_q_heads` times as many if each head has its own.
     pub q_norm: Vec<f32>,
-    /// `head_dim` weights of the k norm, or `head_dim_v` where V is in K.
+    /// `head_dim` weights of the k norm, or `head_dim_v` where V is in K; `num_kv_heads` times as many if each head has its
+    /// own.
     pub k_norm: Vec<f32>,
-    /// `head_dim_v` weights of the v norm.
+    /// `head_dim_v` weights of the v norm, `num_kv_heads` times as many if each head has its own.
     pub v_norm: Vec<f32>,
+    /// Biases of the q norm, as many as weights.
+    pub q_bias: Vec<f32>,
+    /// Biases of the k norm, as many as weights.
+    pub k_bias: Vec<f32>,
+    /// Biases of the v norm, as many as weights.
+    pub v_bias: Vec<f32>,
     /// `head_dim_v` weights of the output norm.
     pub out_norm: Vec<f32>,
     /// A sink logit per query head.
@@ -224,8 +196,9 @@ pub struct LayerWeights {
 /// The constants of one layer on a device, made once per layer.
 ///
 /// The buffer holds, as 32-bit words: `q_norm[D] k_norm[D] v_norm[Dv] out_norm[Dv] sinks[Hq]` (f32; weights that the
-/// layer lacks are zeros), then per rotated lane pair `turns_hi turns_lo axis` (u32): `inv_freq / 2 pi` as a 64-bit
-/// fraction of a turn, so that `position * turns` modulo one is exact in integers.
+/// layer lacks are zeros, and a norm with weights by head has them for all heads), then per rotated lane pair `turns_hi
+/// turns_lo axis` (u32): `inv_freq / 2 pi` as a 64-bit fraction of a turn, so that `position * turns` modulo one is exact
+/// in integers; then, if a norm has biases, `q_bias k_bias v_bias` as wide as the weights.
 #[derive(Debug, Clone)]
 pub struct LayerConstants {
     pub(crate) buffer: Buffer,
@@ -234,34 +207,66 @@ pub struct LayerConstants {
 
 /// First words of the parts of a constants buffer that kernels look up, and its number of words.
 pub(crate) struct ConstantPlaces {
+    pub k_norm: usize,
+    pub v_norm: usize,
     pub out_norm: usize,
     pub sinks: usize,
     pub rope: usize,
+    /// The bias of the weight at word `w` is at `bias + w`.
+    pub bias: usize,
     pub end: usize,
 }
 
 impl ConstantPlaces {
     pub(crate) fn of(spec: &LayerSpec) -> Self {
-        let out_norm = 2 * spec.head_dim + spec.head_dim_v;
+        let [q, k, v] = spec.norms().map(|(norm, heads, lanes)| norm.room(heads, lanes));
+        let out_norm = q + k + v;
         let sinks = out_norm + spec.head_dim_v;
         let rope = sinks + spec.num_q_heads;
-        ConstantPlaces { out_norm, sinks, rope, end: rope + spec.rope.as_ref().map_or(0, |r| 3 * r.inv_freq.len()) }
+        let rope_end = rope + spec.rope.as_ref().map_or(0, |r| 3 * r.inv_freq.len());
+        let bias = rope_end.next_multiple_of(4); // kernels read 4 at once
+        let has_bias = spec.norms().iter().any(|(norm, ..)| norm.is_biased());
+        let end = if has_bias { bias + out_norm } else { rope_end };
+        ConstantPlaces { k_norm: q, v_norm: q + k, out_norm, sinks, rope, bias, end }
+    }
+}
+
+/// A name, the numbers under it, how many the layer kind needs, and the room for them.
+type Constants<'a> = (&'static str, &'a [f32], usize, usize);
+
+impl LayerWeights {
+    /// What the constants buffer holds before the rotation, and after it.
+    fn parts<'a>(&'a self, spec: &LayerSpec) -> ([Constants<'a>; 5], [Constants<'a>; 3]) {
+        let of = |name, have: &'a Vec<f32>, is_needed: bool, room: usize| -> Constants<'a> {
+            (name, have, if is_needed { room } else { 0 }, room)
+        };
+        let [q, k, v] = spec.norms();
+        let weights = |name, have, (norm, heads, lanes): (Norm, usize, usize)| {
+            of(name, have, norm.is_weighted(), norm.room(heads, lanes))
+        };
+        let biases = |name, have, (norm, heads, lanes): (Norm, usize, usize)| {
+            of(name, have, norm.is_biased(), norm.room(heads, lanes))
+        };
+        let first = [
+            weights("q_norm", &self.q_norm, q),
+            weights("k_norm", &self.k_norm, k),
+            weights("v_norm", &self.v_norm, v),
+            weights("out_norm", &self.out_norm, (spec.out_norm, 1, spec.head_dim_v)),
+            of("sinks", &self.sinks, spec.sinks, spec.num_q_heads),
+        ];
+        let last =
+            [biases("q_bias", &self.q_bias, q), biases("k_bias", &self.k_bias, k), biases("v_bias", &self.v_bias, v)];
+        (first, last)
     }
 }
 
 impl LayerConstants {
     /// Checks that these are constants of a layer of this kind. Frequencies of another layer cannot be told apart.
     pub(crate) fn validate(&self, op: &'static str, spec: &LayerSpec) -> Result<()> {
-        let w = &self.weights;
-        let room = |norm: Norm, lanes: usize| if norm.is_weighted() { lanes } else { 0 };
-        for (have, need) in [
-            (w.q_norm.len(), room(spec.q_norm, spec.head_dim)),
-            (w.k_norm.len(), room(spec.k_norm, spec.k_norm_lanes())),
-            (w.v_norm.len(), room(spec.v_norm, spec.head_dim_v)),
-            (w.out_norm.len(), room(spec.out_norm, spec.head_dim_v)),
-            (w.sinks.len(), if spec.sinks { spec.num_q_heads } else { 0 }),
-            (self.buffer.bytes(), (ConstantPlaces::of(spec).end * 4).next_multiple_of(16)),
-        ] {
+        let (first, last) = self.weights.parts(spec);
+        let bytes = (self.buffer.bytes(), (ConstantPlaces::of(spec).end * 4).next_multiple_of(16));
+        let numbers = first.iter().chain(&last).map(|&(_, have, need, _)| (have.len(), need));
+        for (have, need) in numbers.chain([bytes]) {
             if have != need {
                 let expected = format!("those of layer kind {}: {need} weights or bytes", spec.name);
                 return Err(Error::invalid(op, "constants", expected, have));
@@ -274,22 +279,16 @@ impl LayerConstants {
     pub fn new(device: &Device, spec: &LayerSpec, weights: LayerWeights) -> Result<Self> {
         const OP: &str = "layer constants";
         spec.validate(OP)?;
-        let (d, dv) = (spec.head_dim, spec.head_dim_v);
-        let needs = [
-            ("q_norm", &weights.q_norm, if spec.q_norm.is_weighted() { d } else { 0 }, d),
-            ("k_norm", &weights.k_norm, if spec.k_norm.is_weighted() { spec.k_norm_lanes() } else { 0 }, d),
-            ("v_norm", &weights.v_norm, if spec.v_norm.is_weighted() { dv } else { 0 }, dv),
-            ("out_norm", &weights.out_norm, if spec.out_norm.is_weighted() { dv } else { 0 }, dv),
-            ("sinks", &weights.sinks, if spec.sinks { spec.num_q_heads } else { 0 }, spec.num_q_heads),
-        ];
+        let (first, last) = weights.parts(spec);
         let mut words: Vec<u32> = Vec::new();
-        for (name, have, need, room) in needs {
-            if have.len() != need {
-                return Err(Error::invalid(OP, name, format!("{need} numbers"), have.len()));
-            }
+        let push = |words: &mut Vec<u32>, (_, have, need, room): Constants<'_>| {
             words.extend(have.iter().map(|x| x.to_bits()));
             words.extend(std::iter::repeat_n(0, room - need));
+        };
+        if let Some((name, have, need, _)) = first.iter().chain(&last).find(|(_, have, need, _)| have.len() != *need) {
+            return Err(Error::invalid(OP, name, format!("{need} numbers"), have.len()));
         }
+        first.into_iter().for_each(|part| push(&mut words, part));
         if let Some(rope) = &spec.rope {
             for (f, &axis) in rope.inv_freq.iter().zip(&rope.axis) {
                 let turns = (f / std::f64::consts::TAU).fract();
@@ -298,6 +297,11 @@ impl LayerConstants {
                 let lo = (turns * 4294967296.0 - hi) * 4294967296.0;
                 words.extend([hi as u32, lo as u32, u32::from(axis)]);
             }
+        }
+        let places = ConstantPlaces::of(spec);
+        if words.len() < places.end {
+            words.resize(places.bias, 0);
+            last.into_iter().for_each(|part| push(&mut words, part));
         }
         let buffer = Buffer::zeros(device, words.len() * 4)?;
         buffer.write(0, bytemuck::cast_slice(&words))?;

@@ -50,7 +50,7 @@ pub(crate) struct MergeParams {
     pub lse_offset: u32,
     pub lse_row_stride: u32,
     pub lse_head_stride: u32,
-    /// 0 none, 1 weightless, 2 scaled, 3 one plus.
+    /// [`crate::layer::Norm::code`].
     pub norm: u32,
     pub norm_eps: f32,
     /// First word of the norm weights in the constants.

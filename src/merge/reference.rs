@@ -57,7 +57,7 @@ pub(crate) fn epilogue(
         for (d, x) in head.iter_mut().enumerate() {
             let weight = || f64::from(constants.weights.out_norm[d]);
             match spec.out_norm {
-                Norm::None => {}
+                Norm::None | Norm::Layer { .. } | Norm::Clip { .. } => {} // the last two are refused
                 Norm::Rms { eps } => *x /= (mean_square + f64::from(eps)).sqrt(),
                 Norm::RmsScaled { eps } => *x *= weight() / (mean_square + f64::from(eps)).sqrt(),
                 Norm::RmsOnePlus { eps } => *x *= (1.0 + weight()) / (mean_square + f64::from(eps)).sqrt(),

@@ -13,8 +13,12 @@ pub enum N {
     Rms,
     Scaled,
     OnePlus,
+    Layer,
+    LayerBiased,
+    LayerByHead,
+    Clip,
 }
-pub use N::{Off, OnePlus, Rms, Scaled};
+pub use N::{Clip, LayerBiased, LayerByHead, Off, OnePlus, Rms, Scaled};
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct R {
@@ -122,6 +126,12 @@ pub const CASES: &[Case] = &[
     Case { name: "temperature", rows: 9, padding: 4, rope: turn(Half, 0, 8, 1), temperature: HOT, q_scale: 3.0, ..BASE },
     Case { name: "temperature without rotation", norms: (Rms, Rms, Off), temperature: HOT, storage: (BF16, BF16), ..BASE },
     Case { name: "v scaled", norms: (Off, Off, Rms), v_scale: 0.707, storage: (F32, BF16), ..BASE },
+    Case { name: "layer norm", norms: (N::Layer, LayerBiased, LayerByHead), rope: turn(Half, 0, 8, 1), ..BASE },
+    Case { name: "layer norm by head", heads: (8, 4), dims: (64, 24), norms: (LayerByHead, LayerByHead, LayerBiased), rope: turn(Adjacent, 0, 32, 1), storage: (BF16, F16), gap: 4, ..BASE },
+    Case { name: "layer norm of odd heads", heads: (3, 3), dims: (128, 128), norms: (LayerBiased, N::Layer, Off), rope: turn(Half, 3, 9, 2), padding: 2, ..BASE },
+    Case { name: "layer norm without rotation", heads: (3, 1), dims: (24, 256), norms: (Off, Rms, LayerBiased), storage: (F16, F32), ..BASE },
+    Case { name: "clip", rows: 20, norms: (Clip, Clip, Clip), rope: turn(Half, 0, 8, 1), ..BASE },
+    Case { name: "clip beside others", rows: 9, dims: (72, 64), norms: (Clip, LayerBiased, Clip), storage: (BF16, BF16), ..BASE },
     Case { name: "no rows", rows: 0, ..BASE },
     Case { name: "muse window", heads: (16, 2), dims: (64, 64), rope: turn(Adjacent, 0, 32, 1), norms: (Rms, Rms, Off), q_scale: 5.473_006_5, storage: (BF16, BF16), page_size: 64, rows: 4, ..BASE },
 ];
@@ -131,11 +141,16 @@ const EPS: [f32; 3] = [1e-3, 5e-3, 2e-2];
 
 impl Case {
     pub fn spec(&self) -> LayerSpec {
-        let norm = |n, eps| match n {
+        let norm = |n, eps, lanes: usize| match n {
             Off => Norm::None,
             N::Rms => Norm::Rms { eps },
             N::Scaled => Norm::RmsScaled { eps },
             N::OnePlus => Norm::RmsOnePlus { eps },
+            N::Layer => Norm::Layer { eps, bias: false, by_head: false },
+            LayerBiased => Norm::Layer { eps, bias: true, by_head: false },
+            LayerByHead => Norm::Layer { eps, bias: true, by_head: true },
+            // About half of the heads are longer.
+            Clip => Norm::Clip { most: (lanes as f32 / 3.0).sqrt() },
         };
         let rope = self.rope.map(|r| Rope {
             first_lane: r.first_lane,
@@ -153,9 +168,9 @@ impl Case {
             q_temperature: self.temperature,
             v_scale: self.v_scale,
             rope,
-            q_norm: norm(self.norms.0, EPS[0]),
-            k_norm: norm(self.norms.1, EPS[1]),
-            v_norm: norm(self.norms.2, EPS[2]),
+            q_norm: norm(self.norms.0, EPS[0], self.dims.0),
+            k_norm: norm(self.norms.1, EPS[1], self.dims.0),
+            v_norm: norm(self.norms.2, EPS[2], self.dims.1),
             gate: Gate::Sigmoid,
             dtype: self.storage.0,
             kv_dtype: self.storage.1,
@@ -164,13 +179,14 @@ impl Case {
     }
 
     pub fn weights(&self, rng: &mut Rng) -> LayerWeights {
-        let mut w = |n: N, d: usize| if matches!(n, Scaled | OnePlus) { rng.values(d) } else { vec![] };
-        LayerWeights {
-            q_norm: w(self.norms.0, self.dims.0),
-            k_norm: w(self.norms.1, self.dims.0),
-            v_norm: w(self.norms.2, self.dims.1),
-            ..Default::default()
-        }
+        let ((q, kv), (d, dv)) = (self.heads, self.dims);
+        let parts = [(self.norms.0, q, d), (self.norms.1, kv, d), (self.norms.2, kv, dv)];
+        let all = |(n, heads, lanes)| if n == LayerByHead { heads * lanes } else { lanes };
+        let weighted = |n: N| !matches!(n, Off | Rms | Clip);
+        let [q_norm, k_norm, v_norm] = parts.map(|p| if weighted(p.0) { rng.values(all(p)) } else { vec![] });
+        let biased = |n: N| matches!(n, LayerBiased | LayerByHead);
+        let [q_bias, k_bias, v_bias] = parts.map(|p| if biased(p.0) { rng.values(all(p)) } else { vec![] });
+        LayerWeights { q_norm, k_norm, v_norm, q_bias, k_bias, v_bias, ..Default::default() }
     }
 
     /// The spec's own layout, or, with a gap, v first and heads apart.
@@ -190,7 +206,10 @@ impl Case {
 
 pub fn any_case() -> impl Strategy<Value = Case> {
     let dtype = || prop_oneof![Just(F32), Just(F16), Just(BF16)];
-    let norm = || prop_oneof![Just(Off), Just(Rms), Just(Scaled), Just(OnePlus)];
+    let norm = || {
+        let layer = prop_oneof![Just(N::Layer), Just(LayerBiased), Just(LayerByHead)];
+        prop_oneof![Just(Off), Just(Rms), Just(Scaled), Just(OnePlus), Just(Clip), layer]
+    };
     let rope = (any::<bool>(), 0usize..24, 1usize..13, 1usize..5, 0usize..3, any::<bool>());
     // Few dims, so that few variants are compiled.
     let dims = prop_oneof![Just((24, 24)), Just((24, 40)), Just((64, 64))];

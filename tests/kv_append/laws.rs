@@ -42,6 +42,45 @@ fn a_worked_example() {
     }
 }
 
+#[test]
+fn norms_by_hand() {
+    // Head 0 has mean 2 and variance 1, head 1 mean -1 and variance 4; with eps 3 they are divided by 2 and sqrt(7).
+    let heads = [[1.0f32, 3.0].repeat(4), [-3.0f32, 1.0].repeat(4)];
+    let (weights, biases) = ((1..=16).map(|i| i as f32).collect::<Vec<_>>(), vec![0.25f32; 16]);
+    let layer = |by_head: bool, x: &[f32], head: usize, bias: f32| -> Vec<f32> {
+        let (mean, root) = if x[0] == 1.0 { (2.0, 2.0) } else { (-1.0, 7f32.sqrt()) };
+        let first = if by_head { 8 * head } else { 0 };
+        x.iter().enumerate().map(|(d, x)| (x - mean) / root * weights[first + d] + bias).collect()
+    };
+    // Of length sqrt(40): head 0 (1 and 3) and head 1 (-3 and 1) are brought to 5.
+    let clipped = |x: &[f32]| x.iter().map(|x| x * 5.0 / 40f32.sqrt()).collect::<Vec<f32>>();
+    let spec = LayerSpec {
+        q_norm: Norm::Layer { eps: 3.0, bias: true, by_head: true },
+        k_norm: Norm::Layer { eps: 3.0, bias: false, by_head: false },
+        v_norm: Norm::Clip { most: 5.0 },
+        ..LayerSpec::new(2, 2, 8)
+    };
+    let (q_norm, k_norm) = (weights.clone(), weights[..8].to_vec());
+    let constants = LayerWeights { q_norm, k_norm, q_bias: biases, ..Default::default() };
+    let row = heads.concat();
+    for device in devices() {
+        let (q, k, v) = append(device, &spec, constants.clone(), &row.repeat(3), &[[0; 4]]);
+        let each = |f: &dyn Fn(usize) -> Vec<f32>| [f(0), f(1)].concat();
+        compare("q", &q, &each(&|h| layer(true, &heads[h], h, 0.25)), F32).unwrap();
+        compare("k", &k, &each(&|h| layer(false, &heads[h], h, 0.0)), F32).unwrap();
+        compare("v", &v, &each(&|h| clipped(&heads[h])), F32).unwrap();
+        // A head that is short enough passes bit for bit.
+        let (_, _, v) = append(
+            device,
+            &spec,
+            constants.clone(),
+            &row.repeat(3).iter().map(|x| x / 2.0).collect::<Vec<_>>(),
+            &[[0; 4]],
+        );
+        assert_eq!(v, row.iter().map(|x| x / 2.0).collect::<Vec<_>>(), "{device}");
+    }
+}
+
 fn rotating(pairing: Pairing, dim: usize, inv_freq: Vec<f64>) -> LayerSpec {
     let rope = Rope { first_lane: 0, pairing, axis: vec![0; inv_freq.len()], inv_freq, mscale: 1.0 };
     LayerSpec { rope: Some(rope), ..LayerSpec::new(1, 1, dim) }

@@ -43,6 +43,8 @@ fn impossible_problems_are_refused() {
     };
     let dim = bad_spec(|s| s.head_dim = 12);
     let eps = bad_spec(|s| s.v_norm = Norm::Rms { eps: f32::NAN });
+    let length = bad_spec(|s| s.q_norm = Norm::Clip { most: f32::INFINITY });
+    let out_norm = bad_spec(|s| s.out_norm = Norm::Layer { eps: 1e-5, bias: false, by_head: false });
     let lanes = bad_spec(|s| s.rope = Some(Rope::plain(16, 1e4, Half)));
     let layout = |change: fn(&mut PackedLayout)| {
         let mut l = spec.packed();
@@ -66,6 +68,8 @@ fn impossible_problems_are_refused() {
         refused("positions missing", plan(&KvAppendProblem { positions: &positions[..2], ..good }), "positions");
         refused("head dim", plan(&KvAppendProblem { spec: &dim, ..good }), "head_dim 12");
         refused("eps", plan(&KvAppendProblem { spec: &eps, ..good }), "v_norm");
+        refused("length", plan(&KvAppendProblem { spec: &length, ..good }), "q_norm");
+        refused("out_norm", plan(&KvAppendProblem { spec: &out_norm, ..good }), "out_norm");
         refused("rope", plan(&KvAppendProblem { spec: &lanes, ..good }), "rope");
         for (name, l) in [
             ("layout.q", layout(|l| l.q.head_stride = 30)),
