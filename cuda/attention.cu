@@ -40,6 +40,7 @@
 // #include "common/lse.cuh"
 // #include "common/vector.cuh"
 // #include "common/norm.cuh"
+// #include "common/gate.cuh"
 // #include "common/state.cuh"
 // #include "common/steps.cuh"
 // #include "common/attention_args.cuh"

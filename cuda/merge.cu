@@ -1,9 +1,9 @@
 // merge.cu: out[row, head] = epilogue(merge of the row's states), lse[row, head].
 // Maths     m = max lse_i, w_i = exp(lse_i - m), out = sum w_i out_i / sum w_i, lse = m + ln(sum w_i); a sink is one more
-//           state with out = 0; epilogue: per-head RMS norm, then sigmoid gate.
+//           state with out = 0; epilogue: per-head RMS norm, then gate.
 // Shapes    states [state, num_q_heads, value dim] f32; state_lse [state, num_q_heads] f32;
 //           tables: header [rows, indptr_base, index_base, -], indptr [rows + 1], index [nnz];
-//           gate, out [row, num_q_heads, value dim]; lse [row, num_q_heads] f32.
+//           out [row, num_q_heads, value dim]; gate the same, or one per head; lse [row, num_q_heads] f32.
 // Grid      one warp per (row, head), heads fastest; blocks of THREADS.
 // Numerics  f32, one rounding at the store. States are added in the order of index; an empty state is skipped.
 // Memory    every state is read once: 16 bytes a lane, a head's chunks side by side, 4 states in flight. No shared
@@ -17,6 +17,7 @@
 // #include "common/lse.cuh"
 // #include "common/vector.cuh"
 // #include "common/norm.cuh"
+// #include "common/gate.cuh"
 // #include "common/state.cuh"
 
 struct MergeArgs {

@@ -1,14 +1,15 @@
 // merge.wgsl: out[row, head] = epilogue(merge of the row's states), lse[row, head].
 // Maths     m = max lse_i, w_i = exp(lse_i - m), out = sum w_i out_i / sum w_i, lse = m + ln(sum w_i); a sink is one more
-//           state with out = 0; epilogue: per-head RMS norm, then sigmoid gate.
+//           state with out = 0; epilogue: per-head RMS norm, then gate.
 // Shapes    states [state, num_q_heads, value dim] f32; state_lse [state, num_q_heads] f32;
 //           tables: header [rows, indptr_base, index_base, lse_base], indptr [rows + 1], index [nnz];
-//           gate, out [row, num_q_heads, value dim]; lse [row, num_q_heads] f32.
+//           out [row, num_q_heads, value dim]; gate the same, or one per head; lse [row, num_q_heads] f32.
 // Grid      one lane per (row, head), workgroups folded to two dimensions.
 // Numerics  f32, one rounding at the store. States are added in the order of index. No arithmetic on infinities: an
 //           empty state is known by the bits of its lse and skipped, so that its output may hold anything.
 // Constants LANES, VALUE_CHUNKS (value dim / 4), HAS_EPILOGUE (a norm or a gate); storage gate, out.
 // #include "common/dtype.wgsl"
+// #include "common/gate.wgsl"
 // #include "common/norm.wgsl"
 
 struct MergeParams {
@@ -33,7 +34,7 @@ struct MergeParams {
     norm_base: u32,
     sinks_base: u32,
     has_sinks: u32,
-    has_gate: u32,
+    gate_code: u32,
     has_lse: u32,
     header: u32,
 }
@@ -76,9 +77,13 @@ fn weighted_chunk(first: u32, last: u32, head: u32, most: f32, c: u32) -> vec4<f
     return sum;
 }
 
-fn sigmoid(x: vec4<f32>) -> vec4<f32> {
-    // exp(-x) stays finite; beyond 80 the result is 1 or below 2e-35 either way.
-    return 1.0 / (1.0 + exp2(clamp(-x, vec4<f32>(-80.0), vec4<f32>(80.0)) * LOG2_E));
+// The factors of a chunk of (row, head), whose first gate is at chunk, or for a gate per head at element, `place`.
+fn gates_of(place: u32, c: u32) -> vec4<f32> {
+    if params.gate_code >= GATE_OF_HEAD {
+        let g = unpack_gate(gate[place / 4u]);
+        return gate_factor(params.gate_code, vec4<f32>(g[place % 4u]));
+    }
+    return gate_factor(params.gate_code, unpack_gate(gate[place + c]));
 }
 
 fn weights_chunk(c: u32) -> vec4<f32> {
@@ -86,7 +91,7 @@ fn weights_chunk(c: u32) -> vec4<f32> {
     return bitcast<vec4<f32>>(vec4<u32>(constants[w], constants[w + 1u], constants[w + 2u], constants[w + 3u]));
 }
 
-// Chunk 0 of a row's head.
+// Chunk 0 of a row's head; its gate as in `gates_of`.
 struct Place {
     out: u32,
     gate: u32,
@@ -99,8 +104,8 @@ fn write_chunk(place: Place, c: u32, merged: vec4<f32>, norm: f32) {
         if norm_is_weighted(params.norm) {
             x *= norm_weight(params.norm, weights_chunk(c));
         }
-        if params.has_gate != 0u {
-            x *= sigmoid(unpack_gate(gate[place.gate + c]));
+        if params.gate_code != GATE_NONE {
+            x *= gates_of(place.gate, c);
         }
     }
     out[place.out + c] = pack_out(x);

@@ -29,12 +29,12 @@ struct Case {
     rows: Vec<usize>,
     dtype: DType,
     norm: u8,
-    gate: bool,
+    gate: Gate,
     sinks: bool,
 }
 
 const PLAIN: Case =
-    Case { seed: 1, heads: 3, dim: 16, rows: vec![], dtype: DType::F32, norm: 0, gate: false, sinks: false };
+    Case { seed: 1, heads: 3, dim: 16, rows: vec![], dtype: DType::F32, norm: 0, gate: Gate::None, sinks: false };
 
 impl Case {
     fn spec(&self) -> LayerSpec {
@@ -43,7 +43,7 @@ impl Case {
             head_dim_v: self.dim,
             dtype: self.dtype,
             sinks: self.sinks,
-            gate: if self.gate { Gate::Sigmoid } else { Gate::None },
+            gate: self.gate,
             out_norm: [Norm::None, Norm::Rms { eps }, Norm::RmsScaled { eps }, Norm::RmsOnePlus { eps }]
                 [self.norm as usize],
             ..LayerSpec::new(self.heads, 1, 16)
@@ -88,14 +88,15 @@ fn merge(case: &Case, device: &Device, states: &States, indptr: &[u32], index: &
         ..Default::default()
     };
     let constants = LayerConstants::new(device, &spec, weights).map_err(fail)?;
-    let gate =
-        Tensor::from_f32(device, case.dtype, &[rows, heads, dim], &rng.values(rows * heads * dim)).map_err(fail)?;
+    let lanes = case.gate.lanes(dim);
+    let gates: Vec<f32> = rng.values(rows * heads * lanes).iter().map(|g| g * 20.0).collect();
+    let gate = Tensor::from_f32(device, case.dtype, &[rows, heads, lanes], &gates).map_err(fail)?;
     let t = |shape: &[usize], x: &[f32]| Tensor::from_f32(device, DType::F32, shape, x).map_err(fail);
     let args = MergeArgs {
         states: &t(&[num_states, heads, dim], &states.out)?,
         state_lse: &t(&[num_states, heads], &states.lse)?,
         constants: &constants,
-        gate: case.gate.then_some(&gate),
+        gate: (lanes > 0).then_some(&gate),
         out: &poisoned(device, case.dtype, &[rows, heads, dim]),
         lse: Some(&poisoned(device, DType::F32, &[rows, heads])),
     };
@@ -127,6 +128,7 @@ fn check(case: &Case) -> Result<(), String> {
 #[rustfmt::skip]
 fn table_of_cases() {
     use DType::{BF16, F16};
+    use Gate::{HeadSigmoid, HeadSoftplus, Sigmoid, Softplus};
     let p = PLAIN;
     let cases = [
         Case { rows: vec![0], ..p.clone() },
@@ -134,8 +136,8 @@ fn table_of_cases() {
         Case { rows: vec![2; 70], heads: 8, dim: 8, ..p.clone() },
         Case { rows: vec![3, 2], dim: 256, norm: 1, ..p.clone() },
         Case { rows: vec![1, 3, 0], dim: 512, norm: 2, ..p.clone() },
-        Case { rows: vec![3, 0, 2], norm: 2, gate: true, ..p.clone() },
-        Case { rows: vec![3, 0, 2], norm: 3, gate: true, sinks: true, ..p.clone() },
+        Case { rows: vec![3, 0, 2], norm: 2, gate: Sigmoid, ..p.clone() },
+        Case { rows: vec![3, 0, 2], norm: 3, gate: Sigmoid, sinks: true, ..p.clone() },
         // More states than a warp has lanes.
         Case { rows: vec![33, 0, 64, 70], heads: 2, dim: 8, ..p.clone() },
         Case { rows: vec![40], dim: 136, norm: 3, sinks: true, ..p.clone() },
@@ -143,7 +145,12 @@ fn table_of_cases() {
         Case { rows: vec![1], seed: 11859448427261519355, sinks: true, ..p.clone() },
         Case { rows: vec![1, 1], seed: 13099186157006377564, sinks: true, ..p.clone() },
         Case { rows: vec![1], seed: 1931180296034817745, sinks: true, ..p.clone() },
-        Case { rows: vec![3, 2], dtype: F16, gate: true, ..p.clone() },
+        Case { rows: vec![3, 2], dtype: F16, gate: Sigmoid, ..p.clone() },
+        Case { rows: vec![3, 0, 2], norm: 1, gate: Softplus, ..p.clone() },
+        Case { rows: vec![3, 2], dim: 136, dtype: BF16, gate: Softplus, ..p.clone() },
+        Case { rows: vec![3, 0, 2], gate: HeadSigmoid, ..p.clone() },
+        Case { rows: vec![3, 2, 1], heads: 5, dtype: BF16, norm: 2, gate: HeadSoftplus, ..p.clone() },
+        Case { rows: vec![1; 9], heads: 3, dim: 256, dtype: F16, sinks: true, gate: HeadSoftplus, ..p.clone() },
         Case { rows: vec![3, 2], dtype: BF16, norm: 1, sinks: true, ..p.clone() },
     ];
     let failures: Vec<String> = cases.iter().filter_map(|c| check(c).err()).collect();
@@ -154,7 +161,8 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_states(seed in any::<u64>(), rows in prop::collection::vec(0usize..6, 1..5), norm in 0u8..4, gate: bool, sinks: bool) {
+    fn any_states(seed in any::<u64>(), rows in prop::collection::vec(0usize..6, 1..5), norm in 0u8..4, gate in 0usize..5, sinks: bool) {
+        let gate = [Gate::None, Gate::Sigmoid, Gate::Softplus, Gate::HeadSigmoid, Gate::HeadSoftplus][gate];
         check(&Case { seed, rows, norm, gate, sinks, ..PLAIN }).map_err(TestCaseError::fail)?;
     }
 
@@ -227,6 +235,48 @@ fn one_dominant_state_returns_its_output_exactly() {
             let got = merge(&case, device, &states, &[0, n as u32], &index).unwrap();
             assert_eq!(got.out, states.out[dominant * heads * dim..(dominant + 1) * heads * dim], "{device}");
             assert_eq!(got.lse, [1e4; 3], "{device}");
+        }
+    }
+}
+
+/// Softplus at 0 is ln 2, of a large number the number, of a very negative one nothing; a head's gate is that of all its
+/// lanes.
+#[test]
+fn gates_by_hand() {
+    let states = Tensor::from_f32;
+    let ln_2 = std::f32::consts::LN_2;
+    for (kind, gates, want) in [
+        (
+            Gate::Softplus,
+            [0.0, 30.0, -200.0, 300.0, 0.0, 1.0, -1.0, 2.0],
+            [ln_2, 30.0, 0.0, 300.0, ln_2, 1.3132616, 0.31326166, 2.126928],
+        ),
+        (
+            Gate::Sigmoid,
+            [0.0, 30.0, -200.0, 300.0, 0.0, 1.0, -1.0, 2.0],
+            [0.5, 1.0, 0.0, 1.0, 0.5, 0.7310586, 0.26894143, 0.880797],
+        ),
+        (Gate::HeadSoftplus, [1.0; 8], [1.3132616; 8]),
+        (Gate::HeadSigmoid, [-1.0; 8], [0.26894143; 8]),
+    ] {
+        let spec = LayerSpec { gate: kind, ..LayerSpec::new(1, 1, 8) };
+        for device in devices() {
+            let plan =
+                MergePlan::new(device, &MergeProblem { spec: &spec, indptr: &[0, 1], index: &[0], num_states: 1 })
+                    .unwrap();
+            let t = |shape: &[usize], x: &[f32]| states(device, DType::F32, shape, x).unwrap();
+            let lanes = kind.lanes(8);
+            let out = poisoned(device, DType::F32, &[1, 1, 8]);
+            let args = MergeArgs {
+                states: &t(&[1, 1, 8], &[1.0; 8]),
+                state_lse: &t(&[1, 1], &[0.3]),
+                constants: &LayerConstants::new(device, &spec, Default::default()).unwrap(),
+                gate: Some(&t(&[1, 1, lanes], &gates[..lanes])),
+                out: &out,
+                lse: None,
+            };
+            plan.run(&args, &mut Workspace::new(device).unwrap()).unwrap();
+            compare(&format!("{kind:?} on {device}"), &out.read_f32().unwrap(), &want, DType::F32).unwrap();
         }
     }
 }

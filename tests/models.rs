@@ -63,8 +63,8 @@ const TAIL: &str = "
 
 - Linear-attention layers (Gated DeltaNet of Qwen3.5, KDA of Kimi) and convolutions on k and v (Inkling): out of scope.
 - Sparse selection (DeepSeek V3.2 and its kin: an indexer chooses the keys): no operation selects keys.
-- Compressed KV with an inverse rotation of the output (DeepSeek V4), relative biases (Inkling), gates by softplus or per
-  head, weighted norms after the rotation.
+- Compressed KV with an inverse rotation of the output (DeepSeek V4), relative biases (Inkling), weighted norms after
+  the rotation.
 - One table of frequencies per sequence length (LongRoPE, dynamic NTK): make one layer kind per table.
 ";
 
@@ -222,9 +222,13 @@ fn after(spec: &LayerSpec) -> String {
     if spec.out_norm != Norm::None {
         parts.push(norm(spec.out_norm));
     }
-    if spec.gate == Gate::Sigmoid {
-        parts.push("sigmoid gate");
-    }
+    parts.extend(match spec.gate {
+        Gate::None => None,
+        Gate::Sigmoid => Some("sigmoid gate"),
+        Gate::Softplus => Some("softplus gate"),
+        Gate::HeadSigmoid => Some("sigmoid gate per head"),
+        Gate::HeadSoftplus => Some("softplus gate per head"),
+    });
     parts.join(", ")
 }
 

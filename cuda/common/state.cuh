@@ -5,7 +5,7 @@
 // Lanes own chunks of values: lane l chunks l, l + 32 and so on. The lse of 32 states are loaded at once, one per lane, and
 // their weights handed round by shuffles, so that each is computed once; outputs are read once, 4 states in flight.
 // Total weight and values are summed in the order of the list. An empty state is known by its lse and takes no part:
-// its output is not even read and may hold anything. After dtype.cuh, warp.cuh, lse.cuh, vector.cuh, norm.cuh.
+// its output is not even read and may hold anything. After dtype.cuh, warp.cuh, lse.cuh, vector.cuh, norm.cuh, gate.cuh.
 
 // Field for field the params of a merge on the host. The offsets are 0: pointers begin at the first element.
 struct MergeParams {
@@ -17,7 +17,7 @@ struct MergeParams {
     u32 state_lse_row_stride; // elements
     u32 state_lse_head_stride;
     u32 gate_offset;
-    u32 gate_row_stride; // chunks
+    u32 gate_row_stride; // chunks; elements for a gate per head
     u32 gate_head_stride;
     u32 out_offset;
     u32 out_row_stride; // chunks
@@ -30,7 +30,7 @@ struct MergeParams {
     u32 norm_base;
     u32 sinks_base;
     u32 has_sinks;
-    u32 has_gate;
+    u32 gate;
     u32 has_lse;
     u32 header;
 };
@@ -40,7 +40,7 @@ template <class T> struct MergeMemory {
     const f32* states; // [state, head, value]
     const f32* state_lse; // [state, head]
     const f32* constants;
-    const T* gate; // [row, head, value], or null
+    const T* gate; // [row, head, value or 1], or null
     T* out; // [row, head, value]
     f32* lse; // [row, head], or null
 };
@@ -66,12 +66,14 @@ DEVICE ListedState listed_state(const MergeParams& params, const MergeMemory<T>&
     return ListedState{entry, lse <= EMPTY ? NOTHING : lse};
 }
 
-DEVICE f32x4 sigmoid(f32x4 x) {
-    const auto one = [](f32 y) {
-        // exp(-y) stays finite; beyond 80 the result is 1 or below 2e-35 either way.
-        return 1.0f / (1.0f + exp2_approx(fminf(fmaxf(-y, -80.0f), 80.0f) * LOG2_E));
-    };
-    return f32x4{one(x.x), one(x.y), one(x.z), one(x.w)};
+// The gates of a chunk of (row, head), whose first gate is at chunk, or for a gate per head at element, `place`.
+template <class T> DEVICE f32x4 gates_of(const MergeParams& params, const MergeMemory<T>& memory, u64 place, u32 chunk) {
+    if (params.gate >= GATE_OF_HEAD) {
+        return splat(gate_factor(params.gate, to_f32(memory.gate[place])));
+    }
+    const f32x4 g = load_chunk(memory.gate, place + chunk);
+    return f32x4{gate_factor(params.gate, g.x), gate_factor(params.gate, g.y), gate_factor(params.gate, g.z),
+                 gate_factor(params.gate, g.w)};
 }
 
 // Merges the `count` states of `list` into (row, head). Called by whole warps; `thread` is the thread's number.
@@ -159,8 +161,8 @@ DEVICE void merge_head(const MergeParams& params, const MergeMemory<T>& memory, 
             if (norm_is_weighted(params.norm)) {
                 x = x * norm_weight(params.norm, load_chunk(memory.constants + params.norm_base, chunk));
             }
-            if (params.has_gate != 0) {
-                x = x * sigmoid(load_chunk(memory.gate, gate + chunk));
+            if (params.gate != GATE_NONE) {
+                x = x * gates_of(params, memory, gate, chunk);
             }
             store_chunk(memory.out, out + chunk, x);
         }

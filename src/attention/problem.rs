@@ -101,7 +101,8 @@ pub struct AttentionArgs<'a> {
     pub v: &'a Tensor,
     /// The layer's constants.
     pub constants: &'a LayerConstants,
-    /// Gates `[rows, num_q_heads, head_dim_v]` of the layer's dtype, iff the layer has a gate.
+    /// Gates `[rows, num_q_heads, head_dim_v]` of the layer's dtype, iff the layer has a gate; `[rows, num_q_heads, 1]` for
+    /// one per head.
     pub gate: Option<&'a Tensor>,
     /// Output `[rows, num_q_heads, head_dim_v]` of the layer's dtype. On CUDA it lies apart from what is read, or exactly
     /// in the place of `q` or `gate`.

@@ -54,7 +54,7 @@ impl KvAppendProblem<'_> {
         validate_part("layout.k", self.layout.k, kv, spec.head_dim, self.layout.width)?;
         validate_part("layout.v", self.layout.v, kv, spec.head_dim_v, self.layout.width)?;
         if let Some(gate) = self.layout.gate {
-            validate_part("layout.gate", gate, q, spec.head_dim_v, self.layout.width)?;
+            validate_part("layout.gate", gate, q, spec.gate.lanes(spec.head_dim_v), self.layout.width)?;
         }
         for (name, norm) in [("q_norm", spec.q_norm), ("k_norm", spec.k_norm), ("v_norm", spec.v_norm)] {
             if !(norm.eps() >= 0.0 && norm.eps().is_finite()) {

@@ -2,6 +2,7 @@
 
 #[cfg(feature = "config")]
 mod config;
+mod gate;
 mod latent;
 mod model;
 mod norm;
@@ -13,6 +14,7 @@ mod rotation;
 mod spec;
 mod temperature;
 
+pub use gate::Gate;
 pub use latent::{Latent, LatentForm};
 pub use model::{KvGroup, ModelLayer, ModelSpec};
 pub use norm::Norm;
@@ -21,5 +23,5 @@ pub use rope::{Pairing, Rope};
 pub use rope_scaling::{Llama3Scaling, Yarn};
 pub(crate) use rotation::Rotation;
 pub(crate) use spec::{ConstantPlaces, MOST_LANES};
-pub use spec::{Gate, LayerConstants, LayerSpec, LayerWeights};
+pub use spec::{LayerConstants, LayerSpec, LayerWeights};
 pub use temperature::Temperature;

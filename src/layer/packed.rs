@@ -21,7 +21,7 @@ pub struct PackedLayout {
     pub k: Part,
     /// Values, `num_kv_heads` of `head_dim_v`; not read where V is in K.
     pub v: Part,
-    /// Gates, `num_q_heads` of `head_dim_v`.
+    /// Gates, `num_q_heads` of `head_dim_v`, or of one where a head has one gate.
     pub gate: Option<Part>,
     /// Elements of a row.
     pub width: usize,
@@ -34,13 +34,13 @@ impl LayerSpec {
         let (d, dv) = (self.head_dim, self.head_dim_v);
         let v = if self.v_in_k { q * d } else { (q + kv) * d };
         let gate = (q + kv) * d + if self.v_in_k { 0 } else { kv * dv };
-        let has_gate = self.gate != Gate::None;
+        let lanes = self.gate.lanes(dv);
         PackedLayout {
             q: Part { offset: 0, head_stride: d },
             k: Part { offset: q * d, head_stride: d },
             v: Part { offset: v, head_stride: if self.v_in_k { d } else { dv } },
-            gate: has_gate.then_some(Part { offset: gate, head_stride: dv }),
-            width: gate + if has_gate { q * dv } else { 0 },
+            gate: (lanes > 0).then_some(Part { offset: gate, head_stride: lanes }),
+            width: gate + q * lanes,
         }
     }
 
@@ -51,12 +51,13 @@ impl LayerSpec {
             return self.packed();
         }
         let (q, kv, d, dv) = (self.num_q_heads, self.num_kv_heads, self.head_dim, self.head_dim_v);
-        let k = q * (d + dv);
+        let pair = d + self.gate.lanes(dv);
+        let k = q * pair;
         PackedLayout {
-            q: Part { offset: 0, head_stride: d + dv },
+            q: Part { offset: 0, head_stride: pair },
             k: Part { offset: k, head_stride: d },
             v: Part { offset: k + kv * d, head_stride: dv },
-            gate: Some(Part { offset: d, head_stride: d + dv }),
+            gate: Some(Part { offset: d, head_stride: pair }),
             width: k + kv * (d + dv),
         }
     }
@@ -82,7 +83,7 @@ impl LayerSpec {
             k: start,
             v: start,
             gate,
-            width: q + gate.map_or(0, |_| self.num_q_heads * self.head_dim_v),
+            width: q + self.num_q_heads * self.gate.lanes(self.head_dim_v),
             ..packed
         }
     }

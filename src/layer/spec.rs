@@ -1,20 +1,11 @@
 //! [`LayerSpec`] and the constants of one layer.
 
-use super::{Norm, Rope, Temperature};
+use super::{Gate, Norm, Rope, Temperature};
 use crate::kv::{Lifetimes, Modality};
 use crate::{Buffer, DType, Device, Error, Result};
 
 /// Most lanes of a head: a latent of 512 and 64 that turn.
 pub(crate) const MOST_LANES: usize = 576;
-
-/// What multiplies the attention output, element by element, before the output projection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Gate {
-    /// Nothing.
-    None,
-    /// `sigmoid(gate)`, a gate per element.
-    Sigmoid,
-}
 
 /// One layer kind: heads, dims, scale, cap, sinks, rotation, norms, gate, lifetimes, storage.
 #[derive(Debug, Clone, PartialEq)]

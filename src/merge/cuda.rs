@@ -58,11 +58,11 @@ pub(super) fn describe(spec: &LayerSpec, rows: usize) -> String {
     format!("{} blocks of {THREADS} ({})", blocks(spec, rows), variant(spec.head_dim_v, spec.dtype).options())
 }
 
-/// Address and strides in elements of an lse `[.., heads]`, which may lie anywhere.
-fn lse_place(gpu: &Arc<Gpu>, argument: &'static str, lse: &Tensor) -> Result<(u64, [u32; 2])> {
+/// Address and strides in elements of an lse `[.., heads]` or a gate per head, which may lie anywhere.
+fn elements(gpu: &Arc<Gpu>, argument: &'static str, lse: &Tensor) -> Result<(u64, [u32; 2])> {
     let (address, []) = place(gpu, OP, argument, lse, 1)?;
     match *lse.strides() {
-        [row, head] if row <= u32::MAX as usize => Ok((address, [row as u32, head as u32])),
+        [row, head, ..] if row <= u32::MAX as usize => Ok((address, [row as u32, head as u32])),
         _ => {
             let what = format!("{argument} with strides {:?} on CUDA", lse.strides());
             Err(Error::unsupported(OP, what, "strides below 2^32"))
@@ -86,10 +86,13 @@ pub(crate) fn epilogue(gpu: &Arc<Gpu>, outputs: &Outputs<'_>, states: &States) -
         let what = format!("{} rows of {} heads on CUDA", outputs.rows, spec.num_q_heads);
         return Err(Error::unsupported(OP, what, "fewer than 2^32 heads in one launch"));
     }
-    let (gate, gate_strides) =
-        outputs.gate.map(|t| place(gpu, OP, "gate", t, CHUNK)).transpose()?.unwrap_or((0, [0; 2]));
+    let gate_place = |t: &Tensor| match spec.gate.is_of_head() {
+        true => elements(gpu, "gate", t),
+        false => place(gpu, OP, "gate", t, CHUNK),
+    };
+    let (gate, gate_strides) = outputs.gate.map(gate_place).transpose()?.unwrap_or((0, [0; 2]));
     let (out, out_strides) = place::<2>(gpu, OP, "out", outputs.out, CHUNK)?;
-    let (lse, lse_strides) = outputs.lse.map(|t| lse_place(gpu, "lse", t)).transpose()?.unwrap_or((0, [0; 2]));
+    let (lse, lse_strides) = outputs.lse.map(|t| elements(gpu, "lse", t)).transpose()?.unwrap_or((0, [0; 2]));
     let from_start = |[row, head]: [u32; 2]| [0, row, head];
     let places = MergePlaces {
         states: from_start(states.strides),
@@ -132,7 +135,7 @@ pub(super) fn run(plan: &MergePlan, gpu: &Arc<Gpu>, args: &MergeArgs<'_>, worksp
         }
     }
     let (states, strides) = place(gpu, OP, "states", args.states, CHUNK)?;
-    let (lse, lse_strides) = lse_place(gpu, "state_lse", args.state_lse)?;
+    let (lse, lse_strides) = elements(gpu, "state_lse", args.state_lse)?;
     let outputs = Outputs {
         spec: &plan.spec,
         constants: args.constants,

@@ -1,7 +1,7 @@
 //! The params struct, field for field the one of `shaders/merge.wgsl` and `cuda/common/state.cuh`.
 
 use crate::Tensor;
-use crate::layer::{ConstantPlaces, Gate, LayerConstants, LayerSpec};
+use crate::layer::{ConstantPlaces, LayerConstants, LayerSpec};
 
 /// Words of the table header: rows, indptr_base, index_base, lse_base.
 pub(crate) const HEADER_WORDS: usize = 4;
@@ -17,7 +17,7 @@ pub(crate) struct Outputs<'a> {
 }
 
 /// Where states and outputs lie: offset, then strides of rows (or states) and heads, in chunks of 4 elements; those of
-/// `state_lse` and `lse` in elements.
+/// `state_lse`, of `lse` and of a gate per head in elements.
 #[derive(Default)]
 pub(crate) struct MergePlaces {
     pub states: [u32; 3],
@@ -30,7 +30,7 @@ pub(crate) struct MergePlaces {
 }
 
 /// Numbers of one call that do not change while the plan does. Offsets and strides in chunks of 4 elements, those of
-/// `lse` in elements.
+/// `lse` and of a gate per head in elements.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, bytemuck::Pod, bytemuck::Zeroable)]
 pub(crate) struct MergeParams {
@@ -58,7 +58,8 @@ pub(crate) struct MergeParams {
     /// First word of the sinks in the constants.
     pub sinks_base: u32,
     pub has_sinks: u32,
-    pub has_gate: u32,
+    /// [`crate::layer::Gate::code`].
+    pub gate: u32,
     pub has_lse: u32,
     /// First word of the table header `[rows, indptr_base, index_base, lse_base]`. `lse_base` is added to
     /// `state_lse_offset`, for states that live in scratch memory.
@@ -91,7 +92,7 @@ impl MergeParams {
             norm_base: places.out_norm as u32,
             sinks_base: places.sinks as u32,
             has_sinks: spec.sinks.into(),
-            has_gate: (spec.gate == Gate::Sigmoid).into(),
+            gate: spec.gate.code(),
             has_lse: outputs.lse.is_some().into(),
             header: at.header,
         }

@@ -46,7 +46,8 @@ pub struct MergeArgs<'a> {
     pub state_lse: &'a Tensor,
     /// Output norm weights and sinks.
     pub constants: &'a LayerConstants,
-    /// Gates `[rows, num_q_heads, head_dim_v]` of the layer's dtype, iff the layer has a gate.
+    /// Gates `[rows, num_q_heads, head_dim_v]` of the layer's dtype, iff the layer has a gate; `[rows, num_q_heads, 1]` for
+    /// one per head.
     pub gate: Option<&'a Tensor>,
     /// Output `[rows, num_q_heads, head_dim_v]` of the layer's dtype.
     pub out: &'a Tensor,
@@ -76,9 +77,11 @@ pub(crate) fn validate_outputs(
     let shape = [rows, spec.num_q_heads, spec.head_dim_v];
     match (spec.gate, gate) {
         (Gate::None, Some(_)) => return Err(Error::invalid(op, "gate", "none, the layer has no gate", "a tensor")),
-        (Gate::Sigmoid, None) => return Err(Error::invalid(op, "gate", "a tensor, the layer has a gate", "none")),
-        (_, Some(gate)) => gate.expect(op, "gate", spec.dtype, &shape)?,
         (Gate::None, None) => {}
+        (_, None) => return Err(Error::invalid(op, "gate", "a tensor, the layer has a gate", "none")),
+        (kind, Some(gate)) => {
+            gate.expect(op, "gate", spec.dtype, &[rows, spec.num_q_heads, kind.lanes(spec.head_dim_v)])?
+        }
     }
     out.expect(op, "out", spec.dtype, &shape)?;
     match lse {

@@ -49,8 +49,9 @@ pub(crate) fn epilogue(
 ) -> Result<()> {
     let dim = spec.head_dim_v;
     let gate = gate.map(Tensor::read_f32).transpose()?;
-    if gate.as_ref().is_some_and(|g| g.len() != merged.len()) {
-        return Err(Error::invalid("merge", "gate", merged.len(), "another length"));
+    let gates = lse.len() * spec.gate.lanes(dim);
+    if gate.as_ref().is_some_and(|g| g.len() != gates) {
+        return Err(Error::invalid("merge", "gate", gates, "another length"));
     }
     merged.par_chunks_mut(dim).enumerate().for_each(|(i, head)| {
         let mean_square = head.iter().map(|x| x * x).sum::<f64>() / dim as f64;
@@ -62,9 +63,16 @@ pub(crate) fn epilogue(
                 Norm::RmsScaled { eps } => *x *= weight() / (mean_square + f64::from(eps)).sqrt(),
                 Norm::RmsOnePlus { eps } => *x *= (1.0 + weight()) / (mean_square + f64::from(eps)).sqrt(),
             }
-            if let (Gate::Sigmoid, Some(gate)) = (spec.gate, &gate) {
-                *x /= 1.0 + (-f64::from(gate[i * dim + d])).exp();
-            }
+            let gate = |at: usize| f64::from(gate.as_ref().map_or(f32::NAN, |gate| gate[at]));
+            let sigmoid = |g: f64| 1.0 / (1.0 + (-g).exp());
+            let softplus = |g: f64| g.max(0.0) + (-g.abs()).exp().ln_1p();
+            *x *= match spec.gate {
+                Gate::None => 1.0,
+                Gate::Sigmoid => sigmoid(gate(i * dim + d)),
+                Gate::Softplus => softplus(gate(i * dim + d)),
+                Gate::HeadSigmoid => sigmoid(gate(i)),
+                Gate::HeadSoftplus => softplus(gate(i)),
+            };
         }
     });
     out.write_f32(&merged.iter().map(|&x| x as f32).collect::<Vec<_>>())?;

@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 pub(crate) use super::params::Outputs;
 use super::params::{MergeParams, MergePlaces};
+use super::problem::OP;
 use super::{MergeArgs, MergePlan};
 use crate::backend::source::Variant;
 use crate::backend::webgpu::{Access, Gpu, Launch, chunks};
 use crate::backend::workspace::GpuWorkspace;
-use crate::{DType, Result, Workspace};
+use crate::layer::LayerSpec;
+use crate::{DType, Error, Result, Tensor, Workspace};
 
 /// Lanes of a workgroup; one lane merges one head of one row.
 const LANES: usize = 64;
@@ -34,6 +36,25 @@ pub(crate) struct States<'a> {
     pub header: u32,
 }
 
+/// Offset and strides of rows and heads in elements.
+fn elements(t: &Tensor) -> [u32; 3] {
+    [t.offset() as u32, t.strides()[0] as u32, t.strides()[1] as u32]
+}
+
+/// In chunks, or for a gate per head in elements: these are loaded by chunks that the buffer must hold to their ends.
+fn gate_place(spec: &LayerSpec, gate: &Tensor) -> Result<[u32; 3]> {
+    if !spec.gate.is_of_head() {
+        return chunks(OP, "gate", gate);
+    }
+    let last: usize = gate.shape().iter().zip(gate.strides()).map(|(&n, &s)| n.saturating_sub(1) * s).sum();
+    let need = (gate.offset() + last + 1).next_multiple_of(4) * gate.dtype().size();
+    if gate.buffer().bytes() < need {
+        let what = format!("gate in a buffer of {} bytes on WebGPU", gate.buffer().bytes());
+        return Err(Error::unsupported(OP, what, format!("{need} bytes or more, whole chunks of 4 elements")));
+    }
+    Ok(elements(gate))
+}
+
 /// Encodes the merge over states that may be a tensor's or another operation's scratch memory.
 pub(crate) fn encode_states(
     gpu: &Arc<Gpu>,
@@ -42,16 +63,15 @@ pub(crate) fn encode_states(
     workspace: &mut GpuWorkspace,
     pass: &mut wgpu::ComputePass<'_>,
 ) -> Result<()> {
-    const OP: &str = "merge";
     let spec = outputs.spec;
-    let gate = outputs.gate.map(|t| chunks(OP, "gate", t)).transpose()?.unwrap_or([0; 3]);
+    let gate = outputs.gate.map(|t| gate_place(spec, t)).transpose()?.unwrap_or([0; 3]);
     let out: [u32; 3] = chunks(OP, "out", outputs.out)?;
-    let lse = outputs.lse.map_or([0; 3], |t| [t.offset() as u32, t.strides()[0] as u32, t.strides()[1] as u32]);
+    let lse = outputs.lse.map_or([0; 3], elements);
     let places =
         MergePlaces { states: states.place, state_lse: states.lse_place, gate, out, lse, header: states.header };
     let params = MergeParams::new(outputs, &places);
     use Access::{Read, ReadWrite};
-    let has_epilogue = params.norm != 0 || params.has_gate != 0;
+    let has_epilogue = params.norm != 0 || params.gate != 0;
     let access = [Read, Read, Read, Read, Read, ReadWrite, ReadWrite];
     let kernel = gpu.kernel(&variant(spec.head_dim_v, spec.dtype, has_epilogue), &access)?;
     let absent = workspace.absent.clone();
@@ -79,9 +99,7 @@ pub(super) fn encode(
     workspace: &mut Workspace,
     encoder: &mut wgpu::CommandEncoder,
 ) -> Result<()> {
-    const OP: &str = "merge";
     let place = chunks(OP, "states", args.states)?;
-    let lse = args.state_lse;
     let w = workspace.load(OP, gpu, plan.id, 0, || plan.tables())?;
     let outputs = Outputs {
         spec: &plan.spec,
@@ -95,7 +113,7 @@ pub(super) fn encode(
         states: args.states.buffer().on(gpu, OP, "states")?,
         lse: args.state_lse.buffer().on(gpu, OP, "state_lse")?,
         place,
-        lse_place: [lse.offset() as u32, lse.strides()[0] as u32, lse.strides()[1] as u32],
+        lse_place: elements(args.state_lse),
         header: 0,
     };
     let mut pass = encoder.begin_compute_pass(&Default::default());

@@ -103,6 +103,9 @@ pub struct Case {
 /// What a row that sees it must get, and no other.
 pub const WILD: &[f32] = &[f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
 
+/// The seed picks one.
+const GATES: [Gate; 4] = [Gate::HeadSoftplus, Gate::Sigmoid, Gate::Softplus, Gate::HeadSigmoid];
+
 impl Case {
     pub const PLAIN: Case = Case {
         seed: 1,
@@ -132,7 +135,7 @@ impl Case {
             soft_cap: self.soft_cap.then_some(3.0),
             sinks: self.sinks,
             rope: Some(Rope { first_lane: self.dims.0 - lanes, ..Rope::plain(lanes, 1e4, pairing) }),
-            gate: if self.gate { Gate::Sigmoid } else { Gate::None },
+            gate: if self.gate { GATES[(self.seed % 4) as usize] } else { Gate::None },
             out_norm: if self.norm { Norm::RmsScaled { eps: 1e-5 } } else { Norm::None },
             lifetimes: self.mask.lifetimes(),
             dtype: self.dtypes.0,
@@ -342,7 +345,7 @@ pub fn run_rows(
             let view = views.iter().position(|v| *v == r.view);
             let mut rng = Rng(case.seed ^ hash(&format!("{view:?} {}", r.first_slot + i)));
             queries.extend(rng.values(heads * dim));
-            gates.extend(rng.values(heads * dim_v));
+            gates.extend(rng.values(heads * spec.gate.lanes(dim_v)));
         }
     }
     let in_rows = |d: usize, data: &[f32]| {
@@ -355,7 +358,7 @@ pub fn run_rows(
         t
     };
     let q = in_rows(dim, &queries);
-    let gate = case.gate.then(|| in_rows(dim_v, &gates));
+    let gate = case.gate.then(|| in_rows(spec.gate.lanes(dim_v), &gates));
     let whole = super::poisoned(device, spec.dtype, &[n + 2, heads, dim_v]);
     let out = Tensor::with_strides(
         whole.buffer().clone(),
