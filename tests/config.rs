@@ -47,7 +47,7 @@ fn configs_of_recordings_give_the_recorded_kinds() {
 
 #[test]
 fn published_sizes_give_the_presets() {
-    let all: [(&str, &[(usize, LayerSpec)]); 22] = [
+    let all: [(&str, &[(usize, LayerSpec)]); 25] = [
         (LLAMA3, &[(31, LayerSpec::llama3())]),
         (LLAMA4_SCOUT, &[(46, LayerSpec::llama4_scout_chunked()), (47, LayerSpec::llama4_full())]),
         (LLAMA4_MAVERICK, &[(0, LayerSpec::llama4_maverick_chunked()), (3, LayerSpec::llama4_full())]),
@@ -59,6 +59,9 @@ fn published_sizes_give_the_presets() {
         (GEMMA2, &[(0, LayerSpec::gemma2_window()), (1, LayerSpec::gemma2_full())]),
         (GEMMA3_27B, &[(4, LayerSpec::gemma3_window()), (5, LayerSpec::gemma3_full())]),
         (GEMMA4, &[(4, LayerSpec::gemma4_window()), (5, LayerSpec::gemma4_full())]),
+        (GEMMA3N, &[(3, LayerSpec::gemma3n_window()), (4, LayerSpec::gemma3n_full()), (9, LayerSpec::gemma3n_full())]),
+        (GLM41V, &[(39, LayerSpec::glm41v())]),
+        (GLM45V, &[(45, LayerSpec::glm45v())]),
         (PALIGEMMA, &[(17, LayerSpec::paligemma())]),
         (QWEN25_VL, &[(27, LayerSpec::qwen25_vl())]),
         (QWEN3_VL, &[(0, LayerSpec::qwen3_vl())]),
@@ -139,6 +142,10 @@ fn layers_that_share_kv_name_whose() {
             "sliding_window": 512, "use_bidirectional_attention": null}}"#
         )
     };
+    // Gemma 3n: the last four read the last layer of their type among the first six.
+    let from_last = |layer: &ModelLayer| matches!(layer, ModelLayer::Attention { kv_from, .. } if *kv_from < 6);
+    assert!(read(GEMMA3N).layers.iter().skip(6).all(from_last));
+    assert_eq!(read(GEMMA3N).layers[9], ModelLayer::Attention { kind: 1, kv_from: 4 });
     let model = read(&config(3));
     let from = |layer: &ModelLayer| match layer {
         ModelLayer::Attention { kv_from, .. } => *kv_from,
@@ -168,7 +175,10 @@ fn with(json: &str, field: &str, value: &str) -> String {
     config.to_string()
 }
 
-const ALL: [&str; 24] = [
+const ALL: [&str; 27] = [
+    GEMMA3N,
+    GLM41V,
+    GLM45V,
     LLAMA3,
     LLAMA4_SCOUT,
     LLAMA4_MAVERICK,
@@ -258,6 +268,9 @@ fn a_known_field_with_an_unknown_value_is_refused_by_name() {
     let selects = with(DEEPSEEK_V3, "model_type", "\"deepseek_v32\"");
     refused(&with(&selects, "index_topk", "2048"), "index_topk");
     refused(r#"{"model_type": "mamba2"}"#, "mamba2");
+    refused(r#"{"model_type": "minimax_m2", "use_qk_norm": true, "qk_norm_type": "per_layer"}"#, "qk_norm_type");
+    refused(&with(GLM45V, "use_qk_norm", "true"), "use_qk_norm");
+    refused(&with(GLM41V, "partial_rotary_factor", "0.25"), "mrope_section");
     refused(r#"{"model_type": "flava", "text_config": {"model_type": "llama"}}"#, "flava");
     refused(r#"{"hidden_size": 8}"#, "model_type");
     for text in ["", "[]", "{", "7"] {

@@ -65,6 +65,7 @@ const TAIL: &str = "
 - Sparse selection (DeepSeek V3.2 and its kin: an indexer chooses the keys): no operation selects keys.
 - Compressed KV with an inverse rotation of the output (DeepSeek V4), relative biases (Inkling), weighted norms after
   the rotation.
+- Norms of q and k over all their heads at once (MiniMax M2), blocks chosen by an index (MiniMax M3).
 - One table of frequencies per sequence length (LongRoPE, dynamic NTK): make one layer kind per table.
 ";
 

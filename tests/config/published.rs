@@ -73,6 +73,28 @@ pub const GEMMA3_27B: &str = r#"{"model_type": "gemma3", "mm_tokens_per_image": 
 pub const GEMMA3_4B: &str = r#"{"model_type": "gemma3", "text_config": {"hidden_size": 2560, "model_type": "gemma3_text",
   "num_hidden_layers": 34, "rope_scaling": {"factor": 8.0, "rope_type": "linear"}, "sliding_window": 1024}}"#;
 
+/// Gemma 3n E4B, layers cut to 10 of which the last 4 have no K and V of their own.
+pub const GEMMA3N: &str = r#"{"model_type": "gemma3n", "audio_soft_tokens_per_image": 188, "text_config": {"model_type":
+  "gemma3n_text", "activation_sparsity_pattern": [0.95, 0.0], "altup_active_idx": 0, "altup_coef_clip": 120.0,
+  "altup_correct_scale": true, "altup_num_inputs": 4, "final_logit_softcapping": 30.0, "head_dim": 256, "hidden_size": 2048,
+  "hidden_size_per_layer_input": 256, "laurel_rank": 64, "num_attention_heads": 8, "num_hidden_layers": 10,
+  "num_key_value_heads": 2, "num_kv_shared_layers": 4, "query_pre_attn_scalar": 256, "rms_norm_eps": 1e-06,
+  "rope_local_base_freq": 10000.0, "rope_scaling": null, "rope_theta": 1000000.0, "sliding_window": 512},
+  "vision_config": {"model_type": "gemma3n_vision"}, "audio_config": {"conf_attention_chunk_size": 12}}"#;
+
+/// GLM-4.1V 9B.
+pub const GLM41V: &str = r#"{"model_type": "glm4v", "image_token_id": 151343, "text_config": {"model_type": "glm4v_text",
+  "attention_bias": true, "hidden_size": 4096, "num_attention_heads": 32, "num_hidden_layers": 40, "num_key_value_heads": 2,
+  "partial_rotary_factor": 0.5, "rms_norm_eps": 1e-05, "rope_theta": 10000.0, "rope_scaling": {"rope_type": "default",
+  "mrope_section": [8, 12, 12]}}, "vision_config": {"num_heads": 12}}"#;
+
+/// GLM-4.5V.
+pub const GLM45V: &str = r#"{"model_type": "glm4v_moe", "image_token_id": 151363, "text_config": {"model_type":
+  "glm4v_moe_text", "attention_bias": true, "first_k_dense_replace": 1, "head_dim": 128, "hidden_size": 4096, "n_group": 1,
+  "n_routed_experts": 128, "num_attention_heads": 96, "num_hidden_layers": 46, "num_key_value_heads": 8, "rms_norm_eps": 1e-05,
+  "rope_parameters": {"rope_type": "default", "mrope_section": [8, 12, 12], "partial_rotary_factor": 0.5, "rope_theta": 10000.0},
+  "topk_group": 1, "use_qk_norm": false}, "vision_config": {"num_heads": 12}}"#;
+
 /// C: google/gemma-4-31B-it, layers cut to 6.
 pub const GEMMA4: &str = r#"{"model_type": "gemma4", "image_token_id": 258880, "vision_soft_tokens_per_image": 280, "text_config":
   {"attention_bias": false, "attention_k_eq_v": true, "enable_moe_block": false, "global_head_dim": 512, "head_dim": 256,

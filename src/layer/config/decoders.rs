@@ -23,6 +23,12 @@ pub(super) fn gpt_oss(fields: &Fields) -> Result<ModelSpec> {
     })
 }
 
+/// The refusal of MiniMax M2: its q and k are normed over all heads at once.
+pub(super) fn norms_over_all_heads(fields: &Fields) -> crate::Error {
+    let name = if fields.get("qk_norm_type").is_some() { "qk_norm_type" } else { "model_type" };
+    fields.unsupported(name, "norms of q and k over all their heads", "norms over one head each")
+}
+
 /// MiMo-V2-Flash: window layers have KV heads, a theta and sinks of their own. The published `sliding_window_size` does not
 /// count the query's own slot; the `sliding_window` of configs written by `transformers` does.
 pub(super) fn mimo(fields: &Fields) -> Result<ModelSpec> {

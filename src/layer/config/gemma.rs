@@ -1,4 +1,4 @@
-//! Gemma 1 to 4, alone or in PaliGemma. Windows count the query's own slot.
+//! Gemma 1 to 4 and 3n, alone or in PaliGemma. Windows count the query's own slot.
 
 use serde_json::Value;
 
@@ -91,6 +91,37 @@ pub(super) fn third(fields: &Fields) -> Result<ModelSpec> {
     })
 }
 
+/// Gemma 3n: four window layers to a full one, causal for images too. Norms, scale and sharing are those of Gemma 4, the
+/// rotations those of Gemma 3 without its scaling. Sparse activations, altup and laurel are outside of the attention.
+pub(super) fn third_n(fields: &Fields) -> Result<ModelSpec> {
+    let base = heads_or(fields, Some((8, 2)), Some(256))?;
+    let eps = fields.f64_if("rms_norm_eps")?.unwrap_or(1e-6) as f32;
+    let base = LayerSpec {
+        softmax_scale: 1.0,
+        q_norm: Norm::RmsScaled { eps },
+        k_norm: Norm::RmsScaled { eps },
+        v_norm: Norm::Rms { eps },
+        ..base
+    };
+    let window = fields.slots_if("sliding_window")?.unwrap_or(512);
+    let sharing = fields.usize_if("num_kv_shared_layers")?.unwrap_or(15);
+    let local_theta = fields.f64_if("rope_local_base_freq")?.unwrap_or(1e4);
+    fields.skip(&["query_pre_attn_scalar", "activation_sparsity_pattern", "altup_coef_clip", "altup_correct_scale"]);
+    let is_new = fields.get("rope_parameters").is_some();
+    let types = layer_types(fields, |i, _| if (i + 1).is_multiple_of(5) { FULL } else { WINDOW })?;
+    let mut model = by_type("gemma3n", &types, |of| {
+        let (rope, lifetimes) = match of {
+            FULL => (RopeConfig::read(fields, Some(FULL), Some(1e6))?, Lifetimes::causal()),
+            WINDOW if is_new => (RopeConfig::read(fields, Some(WINDOW), Some(1e4))?, Lifetimes::window(window)),
+            WINDOW => (RopeConfig::plain(local_theta), Lifetimes::window(window)),
+            other => return Err(unknown_type(fields, other, "sliding_attention and full_attention")),
+        };
+        Ok(Some(LayerSpec { rope: Some(rope.rope(fields, base.head_dim, Pairing::Half)?), lifetimes, ..base.clone() }))
+    })?;
+    share(fields, &mut model, &types, sharing)?;
+    Ok(model)
+}
+
 /// Window layers as Gemma 3's; global layers have their own heads and dim and are causal for images too. The last layers may
 /// read the K and V of the last layer of their type before them.
 pub(super) fn fourth(fields: &Fields) -> Result<ModelSpec> {
@@ -145,6 +176,12 @@ pub(super) fn fourth(fields: &Fields) -> Result<ModelSpec> {
         };
         Ok(Some(spec))
     })?;
+    share(fields, &mut model, &types, sharing)?;
+    Ok(model)
+}
+
+/// The last `sharing` layers read the K and V of the last layer of their type before them.
+fn share(fields: &Fields, model: &mut ModelSpec, types: &[String], sharing: usize) -> Result<()> {
     let first_shared = model.layers.len().saturating_sub(sharing);
     for layer in first_shared..model.layers.len() {
         let Some(from) = (0..first_shared).rev().find(|&i| types[i] == types[layer]) else {
@@ -155,7 +192,7 @@ pub(super) fn fourth(fields: &Fields) -> Result<ModelSpec> {
             *kv_from = from;
         }
     }
-    Ok(model)
+    Ok(())
 }
 
 /// Head dim and KV heads of Gemma 4's global layers. Published configs name them once; those that `transformers` writes have

@@ -8,6 +8,7 @@ mod decoders;
 mod encoders;
 mod fields;
 mod gemma;
+mod glm;
 mod harmless;
 mod latent;
 mod layers;
@@ -92,6 +93,7 @@ fn read(fields: &Fields, around: Around) -> Result<ModelSpec> {
         "gemma" => gemma::first(fields, around.model_type)?,
         "gemma2" => gemma::second(fields, around.model_type)?,
         "gemma3_text" => gemma::third(fields)?,
+        "gemma3n_text" => gemma::third_n(fields)?,
         "gemma4_text" | "gemma4_unified_text" => gemma::fourth(fields)?,
         "qwen2" | "qwen2_vl" | "qwen2_vl_text" | "qwen2_5_vl" | "qwen2_5_vl_text" => qwen::second(fields, name)?,
         "qwen3" | "qwen3_moe" | "qwen3_vl_text" | "qwen3_vl_moe_text" => qwen::third(fields, name)?,
@@ -99,12 +101,14 @@ fn read(fields: &Fields, around: Around) -> Result<ModelSpec> {
         "deepseek_v3" | "kimi_k2" => latent::decoder(fields)?,
         "kimi_linear" => latent::between_linear_layers(fields)?,
         "deepseek_v32" | "glm_moe_dsa" => return Err(latent::selection(fields)?),
+        "glm4v_text" | "glm4v_moe_text" => glm::decoder(fields, name)?,
+        "minimax_m2" => return Err(decoders::norms_over_all_heads(fields)),
         "gpt_oss" => decoders::gpt_oss(fields)?,
         "mimo_v2_flash" => decoders::mimo(fields)?,
         "modernbert" => encoders::modernbert(fields)?,
         other => {
             let supported = "muse_spark, muse_glimmer and its assistant, llama, mistral, mixtral, ministral3, llama4, mllama, \
-                             gemma to gemma4, paligemma, qwen2 to qwen3_5 with their vl and moe kinds, deepseek_v3, kimi_k2, \
+                             gemma to gemma4, gemma3n, paligemma, glm4v, glm4v_moe, qwen2 to qwen3_5 with their vl and moe kinds, deepseek_v3, kimi_k2, \
                              kimi_linear, gpt_oss, mimo_v2_flash, modernbert";
             return Err(fields.unsupported("model_type", other, supported));
         }
@@ -128,6 +132,7 @@ fn wrapper(fields: &Fields, name: &str) -> Result<()> {
         "llama4",
         "mllama",
         "gemma3",
+        "gemma3n",
         "gemma4",
         "gemma4_unified",
         "paligemma",
@@ -139,7 +144,8 @@ fn wrapper(fields: &Fields, name: &str) -> Result<()> {
         "qwen3_5_moe",
         "kimi_k25",
         "kimi_k3",
-        "kimi_k3",
+        "glm4v",
+        "glm4v_moe",
         "mistral3",
     ];
     if !decoders.contains(&name) {

@@ -43,6 +43,31 @@ impl LayerSpec {
         }
     }
 
+    /// Gemma 3n E4B, window layer: as its full layer, theta 1e4 and a window of 512.
+    pub fn gemma3n_window() -> Self {
+        LayerSpec {
+            name: "gemma3n.window".into(),
+            rope: Some(Rope::plain(256, 1e4, Pairing::Half)),
+            lifetimes: Lifetimes::window(512),
+            ..LayerSpec::gemma3n_full()
+        }
+    }
+
+    /// Gemma 3n E4B, full layer: 8/2 heads of 256, causal for images too, scale 1, weighted QK norm, weightless norm of v.
+    /// The last 15 layers have no K and V of their own: they read those of the last layer of their kind before them
+    /// ([`LayerSpec::packed_q`]).
+    pub fn gemma3n_full() -> Self {
+        LayerSpec {
+            name: "gemma3n.full".into(),
+            softmax_scale: 1.0,
+            rope: Some(Rope::plain(256, 1e6, Pairing::Half)),
+            q_norm: Norm::RmsScaled { eps: 1e-6 },
+            k_norm: Norm::RmsScaled { eps: 1e-6 },
+            v_norm: Norm::Rms { eps: 1e-6 },
+            ..LayerSpec::new(8, 2, 256)
+        }
+    }
+
     /// Gemma 4 31B, window layer: 32/16 heads of 256, (causal or same image) within a window of 1024, scale 1, weighted
     /// QK norm, weightless norm of v. An image may be longer than the window.
     pub fn gemma4_window() -> Self {

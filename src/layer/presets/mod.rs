@@ -4,6 +4,7 @@
 
 mod encoders;
 mod gemma;
+mod glm;
 mod latent;
 mod llama;
 mod muse;
@@ -37,6 +38,8 @@ impl LayerSpec {
             LayerSpec::gemma2_full(),
             LayerSpec::gemma3_window(),
             LayerSpec::gemma3_full(),
+            LayerSpec::gemma3n_window(),
+            LayerSpec::gemma3n_full(),
             LayerSpec::gemma4_window(),
             LayerSpec::gemma4_full(),
             LayerSpec::paligemma(),
@@ -44,6 +47,8 @@ impl LayerSpec {
             LayerSpec::qwen25_vl_vision_window(),
             LayerSpec::qwen3_vl(),
             LayerSpec::qwen35_full(),
+            LayerSpec::glm41v(),
+            LayerSpec::glm45v(),
             LayerSpec::gpt_oss_window(),
             LayerSpec::gpt_oss_full(),
             LayerSpec::mistral_window(),
