@@ -40,6 +40,8 @@ mod case;
 mod laws;
 #[path = "kv_append/layouts.rs"]
 mod layouts;
+#[path = "kv_append/positions.rs"]
+mod positions;
 #[path = "kv_append/refusals.rs"]
 mod refusals;
 #[path = "kv_append/setup.rs"]
