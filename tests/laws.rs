@@ -16,6 +16,8 @@ use harness::scene::{Answer, Case, Kind, Mask, run, run_rows};
 use harness::{bare_devices, compare, devices};
 use proptest::prelude::*;
 
+#[path = "laws/chunks.rs"]
+mod chunks;
 #[path = "laws/positions.rs"]
 mod positions;
 #[path = "laws/sharing.rs"]

@@ -2,7 +2,7 @@
 //! appended. So two ways to the same context can be compared from the packed rows to the output.
 
 use colatent::attention::{AttentionArgs, AttentionPlan, AttentionProblem, QueryRows};
-use colatent::kv::{KvCache, Modality, ViewId};
+use colatent::kv::{Appended, KvCache, Modality, ViewId};
 use colatent::kv_append::{KvAppendArgs, KvAppendPlan, KvAppendProblem};
 use colatent::layer::{LayerConstants, LayerSpec, Pairing, Rope};
 use colatent::{DType, Device, Tensor, Workspace};
@@ -101,8 +101,19 @@ impl Stream {
 
     /// Appends rows of the projection's output at these positions.
     pub fn append_packed(&mut self, view: ViewId, packed: &[f32], positions: &[[i32; 4]]) -> Rows {
+        let appended = self.cache.append(view, Modality::Text, positions.len()).unwrap();
+        self.write_packed(appended, packed, positions)
+    }
+
+    /// Writes the tokens of a span that the cache has made room for.
+    pub fn write(&mut self, appended: Appended, names: impl IntoIterator<Item = u64>, positions: &[[i32; 4]]) -> Rows {
+        let width = self.spec.packed().width;
+        let packed: Vec<f32> = names.into_iter().flat_map(|name| Rng(name).values(width)).collect();
+        self.write_packed(appended, &packed, positions)
+    }
+
+    fn write_packed(&mut self, appended: Appended, packed: &[f32], positions: &[[i32; 4]]) -> Rows {
         let (spec, n) = (&self.spec, positions.len());
-        let appended = self.cache.append(view, Modality::Text, n).unwrap();
         let mut places = Vec::new();
         self.cache.write_places(&appended, &mut places).unwrap();
         let layout = spec.packed();
