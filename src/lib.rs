@@ -15,6 +15,7 @@ pub mod lm_head;
 pub mod merge;
 pub mod rebase;
 pub mod sampling;
+pub mod select;
 mod steps;
 pub mod stop;
 mod tensor;

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The operations. An operation is complete when every file of [`op_files`] exists.
-const OPS: [&str; 8] = ["attention", "kv_append", "lm_head", "merge", "rebase", "sampling", "stop", "verify"];
+const OPS: [&str; 9] = ["attention", "kv_append", "lm_head", "merge", "rebase", "sampling", "select", "stop", "verify"];
 
 /// Kernels of no operation: the counter of steps.
 const OTHER_KERNELS: [&str; 1] = ["advance"];

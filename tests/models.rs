@@ -62,7 +62,7 @@ const TAIL: &str = "
 ## Not served
 
 - Linear-attention layers (Gated DeltaNet of Qwen3.5, KDA of Kimi) and convolutions on k and v (Inkling): out of scope.
-- Sparse selection (DeepSeek V3.2 and its kin: an indexer chooses the keys): no operation selects keys.
+- Attention over chosen keys (DeepSeek V3.2 and its kin): `select` chooses them, `attention` reads no selection yet.
 - Compressed KV with an inverse rotation of the output (DeepSeek V4), relative biases (Inkling), weighted norms after
   the rotation.
 - Norms of q and k over all their heads at once (MiniMax M2), blocks chosen by an index (MiniMax M3).

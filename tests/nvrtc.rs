@@ -113,6 +113,7 @@ fn every_variant_compiles_for_every_architecture() {
     variants.extend(colatent::steps_cuda_variants());
     variants.extend(colatent::stop::cuda_variants());
     variants.extend(colatent::verify::cuda_variants());
+    variants.extend(colatent::select::cuda_variants());
     // Published layer kinds as they are served: 16-bit storage. Many share a variant, with each other or with the above.
     for preset in LayerSpec::presets().iter().filter(|p| p.validate("preset").is_ok()) {
         let spec = LayerSpec { dtype: DType::BF16, kv_dtype: DType::BF16, ..preset.clone() };

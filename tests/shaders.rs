@@ -71,6 +71,11 @@ fn steps_variants() {
 }
 
 #[test]
+fn select_variants() {
+    check(colatent::select::shader_variants());
+}
+
+#[test]
 fn sampling_variants() {
     check(colatent::sampling::shader_variants());
 }

@@ -10,7 +10,7 @@ use crate::DType;
 /// One variant of a kernel: the constants of its header are also its cache key.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Variant {
-    /// Stem of the file and name of its entry point.
+    /// Stem of the file and, on CUDA, name of its entry point.
     pub kernel: &'static str,
     /// Constants in the order of the header, already rendered: `("HEAD_DIM", "64u")`.
     pub constants: Vec<(&'static str, String)>,

@@ -235,7 +235,8 @@ impl Gpu {
             label: Some(variant.kernel),
             layout: Some(&pipeline_layout),
             module: &module,
-            entry_point: Some(variant.kernel),
+            // The only one: its name is the file's, but where that is a word of the language.
+            entry_point: None,
             compilation_options: wgpu::PipelineCompilationOptions {
                 zero_initialize_workgroup_memory: false,
                 ..Default::default()

@@ -48,7 +48,11 @@ pub(super) fn decoder(fields: &Fields) -> Result<ModelSpec> {
 /// The refusal of models whose indexer chooses the keys of a query: DeepSeek V3.2, GLM-5.
 pub(super) fn selection(fields: &Fields) -> Result<Error> {
     let chosen = fields.usize("index_topk")?;
-    Ok(fields.unsupported("index_topk", chosen, "layers that see every key of their mask; no operation selects keys"))
+    Ok(fields.unsupported(
+        "index_topk",
+        chosen,
+        "layers that see every key of their mask; attention reads no selection",
+    ))
 }
 
 /// Kimi Linear: latent layers without rotation between layers of linear attention.
