@@ -399,6 +399,10 @@ KERNEL(sampling, SamplingArgs, THREADS, 1) {
     if (row.how.confidence != 0) {
         bool is_listed;
         last_key = key_of_rank(params, row, shared, own, row.how.confidence, is_listed);
+        // What no round settles are zeros in a logit of 16 bits, and so ones in the key of a negative one.
+        if (last_key != 0 && last_key < 0x80000000u) {
+            last_key |= (1u << (32 - 8 * ROUNDS)) - 1;
+        }
     }
 
     // Thresholds.

@@ -240,6 +240,10 @@ fn sampling(
     var last_key = 0u;
     if row.confidence != 0u {
         last_key = threshold(lane, start, row, peak, 1u, row.confidence);
+        // What no round settles are zeros in a logit of 16 bits, and so ones in the key of a negative one.
+        if last_key != 0u && last_key < 0x80000000u {
+            last_key |= (1u << (32u - 8u * ROUNDS)) - 1u;
+        }
     }
 
     // Last pass: sums over all tokens, draw over the kept ones. Ids of a lane ascend, so > keeps the lowest.

@@ -121,6 +121,19 @@ pub const CASES: &[Case] = &[
     Case { name: "confidence of one", confidence: 1, ..PLAIN },
     Case { name: "confidence", confidence: 20, vocab: 1000, top_k: 5, temperature: 0.7, dtype: BF16, ..PLAIN },
     Case { name: "confidence, ties", confidence: 30, logits: Ties, ..PLAIN },
+    // The last place lies among negative logits of 16 bits.
+    Case {
+        name: "confidence, ties below zero",
+        confidence: 9,
+        rows: 1,
+        vocab: 15,
+        temperature: 0.0,
+        logits: Ties,
+        dtype: BF16,
+        seed: 12767924037025462888,
+        ..PLAIN
+    },
+    Case { name: "confidence, ties in f16", confidence: 200, logits: Ties, dtype: F16, ..PLAIN },
     Case { name: "confidence, holes", confidence: 200, logits: Holes, dtype: F16, ..PLAIN },
     Case { name: "confidence of all", confidence: 257, top_p: 0.5, ..PLAIN },
     Case { name: "confidence, greedy, capped", confidence: 7, temperature: 0.0, soft_cap: Some(20.0), ..PLAIN },
