@@ -23,8 +23,7 @@
 //!   table and the property, by the poison of shared memory;
 //! - CUDA kernel, the squares of two teams summed: the table, the property, the worked example, the recordings;
 //! - CUDA kernel, v stored with the slot stride of k: the table and the property, by the poison;
-//! - shader, a weight in the place of its bias; CUDA kernel, the mean taken off chunks that a head does not have: the table
-//!   and, of the first, the norms by hand.
+//! - shader, a weight in the place of its bias: the table and the norms by hand.
 mod harness;
 
 use colatent::DType::F32;
