@@ -62,7 +62,8 @@ KERNEL(stop, StopArgs, THREADS, 1) {
         is_end |= args.tables[2 * u64(params.rows) + i] == drawn.x;
     }
     sum = warp_sum(sum);
-    is_end = warp_any(is_end); // behind it all lanes have read what lane 0 writes
+    is_end = warp_any(is_end);
+    __syncwarp(); // all lanes have read what lane 0 writes
     if (lane != 0) {
         return;
     }
