@@ -22,6 +22,7 @@
 // #include "common/dtype.wgsl"
 // #include "common/random.wgsl"
 // #include "common/draw.wgsl"
+// #include "common/best.wgsl"
 // #include "common/lm_head_params.wgsl"
 
 @group(0) @binding(0) var<uniform> params: LmHeadParams;
@@ -31,28 +32,11 @@
 @group(0) @binding(4) var<storage, read_write> partials: array<u32>;
 
 const LANES: u32 = 64u;
+alias Best = vec2<u32>;
 
-var<workgroup> pairs: array<vec2<u32>, 64>;
+var<workgroup> pairs: array<Best, LANES>;
 var<workgroup> sums: array<vec3<f32>, 64>;
 var<workgroup> slice_keys: array<vec4<u32>, 64>;
-
-// The largest key of all lanes with the lowest id that has it. Uniform control flow.
-fn reduce_best(lane: u32, key: u32, id: u32) -> vec2<u32> {
-    workgroupBarrier(); // `pairs` may still be read
-    pairs[lane] = vec2<u32>(key, id);
-    workgroupBarrier();
-    for (var width = LANES / 2u; width > 0u; width /= 2u) {
-        if lane < width {
-            let a = pairs[lane];
-            let b = pairs[lane + width];
-            if b.x > a.x || (b.x == a.x && b.y < a.y) {
-                pairs[lane] = b;
-            }
-        }
-        workgroupBarrier();
-    }
-    return pairs[0];
-}
 
 fn value(bits: vec4<u32>) -> vec4<f32> {
     return value_of(bits, params.cap_scale, params.cap_limit);
@@ -76,7 +60,7 @@ fn finish(lane: u32, index: u32, slice: u32, quad: u32, logits: vec4<f32>) {
             top_id = token[c];
         }
     }
-    let top = reduce_best(lane, top_key, top_id);
+    let top = reduce_best(lane, vec2<u32>(top_key, top_id));
     let values = value(select(vec4<u32>(0u), bits, keys != vec4<u32>(0u)));
     let peak = value(vec4<u32>(select(bits_of_key(top.x), 0u, top.x == 0u))).x;
     let z = z_of_value(values, row, peak);
@@ -101,7 +85,7 @@ fn finish(lane: u32, index: u32, slice: u32, quad: u32, logits: vec4<f32>) {
             }
         }
     }
-    let drawn = reduce_best(lane, keys_of(vec4<u32>(bitcast<u32>(best))).x, best_id);
+    let drawn = reduce_best(lane, vec2<u32>(keys_of(vec4<u32>(bitcast<u32>(best))).x, best_id));
     if best_id == drawn.y && best_id != NO_TOKEN {
         partials[record + 6u] = bits[best_id % 4u];
     }

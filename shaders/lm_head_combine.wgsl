@@ -14,6 +14,7 @@
 
 // #include "common/random.wgsl"
 // #include "common/draw.wgsl"
+// #include "common/best.wgsl"
 // #include "common/lm_head_params.wgsl"
 
 @group(0) @binding(0) var<uniform> params: LmHeadParams;
@@ -22,31 +23,14 @@
 @group(0) @binding(3) var<storage, read_write> sampled: array<vec4<u32>>;
 
 const LANES: u32 = 256u;
+alias Best = vec3<u32>;
 
-var<workgroup> pairs: array<vec3<u32>, 256>;
+var<workgroup> pairs: array<Best, LANES>;
 var<workgroup> sums: array<vec4<f32>, 256>;
 var<workgroup> counts: array<u32, 256>;
 
 fn value(bits: u32) -> f32 {
     return value_of(vec4<u32>(bits), params.cap_scale, params.cap_limit).x;
-}
-
-// The largest key of all lanes with the lowest id that has it, and what comes with it. Uniform control flow.
-fn reduce_best(lane: u32, own: vec3<u32>) -> vec3<u32> {
-    workgroupBarrier(); // `pairs` may still be read
-    pairs[lane] = own;
-    workgroupBarrier();
-    for (var width = LANES / 2u; width > 0u; width /= 2u) {
-        if lane < width {
-            let a = pairs[lane];
-            let b = pairs[lane + width];
-            if b.x > a.x || (b.x == a.x && b.y < a.y) {
-                pairs[lane] = b;
-            }
-        }
-        workgroupBarrier();
-    }
-    return pairs[0];
 }
 
 // Sums over all lanes. Uniform control flow.

@@ -26,6 +26,7 @@
 // #include "common/dtype.wgsl"
 // #include "common/random.wgsl"
 // #include "common/draw.wgsl"
+// #include "common/best.wgsl"
 // #include "common/steps.wgsl"
 
 struct SamplingParams {
@@ -46,10 +47,11 @@ struct SamplingParams {
 @group(0) @binding(4) var<storage, read> steps: array<u32>; // added to the rows' own
 
 const LANES: u32 = 256u;
+alias Best = vec2<u32>;
 
 var<workgroup> weight_low: array<atomic<u32>, 256>;
 var<workgroup> weight_high: array<atomic<u32>, 256>;
-var<workgroup> pairs: array<vec2<u32>, 256>;
+var<workgroup> pairs: array<Best, LANES>;
 var<workgroup> sums: array<vec4<f32>, 256>;
 var<workgroup> chosen: vec3<u32>; // bin, weight above it (low, high)
 var<workgroup> undefined_lanes: atomic<u32>;
@@ -99,24 +101,6 @@ fn share64(a: vec2<u32>, share: u32) -> vec2<u32> {
     let low = multiply_wide(a.x, share);
     let whole = add64(multiply_wide(a.y, share), vec2<u32>(low.y, 0u));
     return add64(whole, vec2<u32>(select(0u, 1u, low.x != 0u), 0u));
-}
-
-// The largest key of all lanes with the lowest id that has it. Uniform control flow.
-fn reduce_best(lane: u32, key: u32, id: u32) -> vec2<u32> {
-    workgroupBarrier(); // `pairs` may still be read
-    pairs[lane] = vec2<u32>(key, id);
-    workgroupBarrier();
-    for (var width = LANES / 2u; width > 0u; width /= 2u) {
-        if lane < width {
-            let a = pairs[lane];
-            let b = pairs[lane + width];
-            if b.x > a.x || (b.x == a.x && b.y < a.y) {
-                pairs[lane] = b;
-            }
-        }
-        workgroupBarrier();
-    }
-    return pairs[0];
 }
 
 // The lowest key t such that the weight of all keys above t is less than what is needed, among keys >= lowest:
@@ -221,7 +205,7 @@ fn sampling(
             }
         }
     }
-    let top = reduce_best(lane, top_key, top_id); // its barriers also order the store above
+    let top = reduce_best(lane, vec2<u32>(top_key, top_id)); // its barriers also order the store above
     if undefined {
         atomicAdd(&undefined_lanes, 1u);
     }
@@ -290,7 +274,7 @@ fn sampling(
         }
         workgroupBarrier();
     }
-    let drawn = reduce_best(lane, keys_of(vec4<u32>(bitcast<u32>(best))).x, best_id);
+    let drawn = reduce_best(lane, vec2<u32>(keys_of(vec4<u32>(bitcast<u32>(best))).x, best_id));
 
     if lane == 0u {
         let token = select(drawn.y, top.y, row.greedy != 0u);
