@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use colatent::layer::{LayerConstants, LayerSpec};
 use colatent::merge::{MergeArgs, MergePlan, MergeProblem};
-use colatent::{Buffer, DType, Device, Error, Tensor, Workspace};
+use colatent::{DType, Device, Error, Tensor, Workspace};
 use harness::devices;
 
 /// The CUDA devices of the harness, simulated or real.
@@ -54,6 +54,8 @@ fn merge_problem() -> (LayerSpec, [u32; 3], [u32; 4]) {
 #[test]
 #[allow(unsafe_code)]
 fn an_engines_memory_is_used_where_it_lies() {
+    use colatent::Buffer;
+
     /// 16-byte aligned, as device memory is.
     #[repr(align(256))]
     struct Engine([u8; 4096]);

@@ -22,7 +22,7 @@ use std::cell::Cell;
 
 use colatent::DType::{self, F16, F32};
 use colatent::sampling::{NO_TOKEN, Sampled, SamplingArgs, SamplingOutput, SamplingPlan, SamplingProblem, SamplingRow};
-use colatent::{Buffer, Device, Error, Tensor, Workspace};
+use colatent::{Buffer, Error, Tensor, Workspace};
 use harness::devices;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
@@ -303,7 +303,7 @@ fn one_workspace_serves_plans_in_turn() {
 #[cfg(feature = "webgpu")]
 #[test]
 fn encoded_work_waits_for_its_submit() {
-    use colatent::wgpu;
+    use colatent::{Device, wgpu};
     if devices().len() == 1 {
         return; // the harness has said why
     }

@@ -76,6 +76,7 @@ fn block_on<F: std::future::Future>(future: F) -> F::Output {
 pub fn bare_devices() -> &'static [Device] {
     static DEVICES: OnceLock<Vec<Device>> = OnceLock::new();
     DEVICES.get_or_init(|| {
+        #[cfg_attr(not(feature = "webgpu"), allow(unused_mut))]
         let mut all = devices().to_vec();
         // Its kernels know no subgroups, and compiling them takes minutes: once, at the driver's own width, is enough.
         #[cfg(feature = "webgpu")]

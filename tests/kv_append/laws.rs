@@ -1,15 +1,12 @@
 //! Worked examples and laws: rotation, identity, places and company, plans and encoders.
 
 use colatent::DType::{self, F16, F32};
-use colatent::kv_append::KvAppendArgs;
 use colatent::layer::Pairing::{self, Adjacent, Half};
 use colatent::layer::{LayerConstants, LayerSpec, LayerWeights, Norm, Rope};
-use colatent::{Device, Workspace};
 use proptest::prelude::*;
 
 use super::case::{BASE, Case, Nhd, Off, Rms, Scaled, turn};
-use super::refusals::refused;
-use super::setup::{Setup, append, check_poison};
+use super::setup::{Setup, append};
 use crate::harness::{Rng, compare, devices};
 
 #[test]
@@ -242,7 +239,10 @@ fn a_plan_serves_every_layer_of_its_kind() {
 #[cfg(feature = "webgpu")]
 #[test]
 fn encoded_work_is_the_same_work() {
-    use colatent::wgpu;
+    use super::refusals::refused;
+    use super::setup::check_poison;
+    use colatent::kv_append::KvAppendArgs;
+    use colatent::{Device, Workspace, wgpu};
     if !devices().iter().any(|d| d.kind() == "webgpu") {
         return;
     }
