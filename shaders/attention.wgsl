@@ -1,9 +1,8 @@
-// attention.wgsl: partial attention states of a work list: one pass over paged K/V with online softmax.
+// attention.wgsl: attention of a work list: one pass over paged K/V with online softmax gives partial states, or rows.
 // Maths     s = score_scale * dot(q, k) (base 2; with a cap: cap * tanh), per tile of keys: S = Q K^T, m' = max(m, S),
 //           P = exp2(S - m'), O = O * exp2(m - m') + P V, l = l * exp2(m - m') + sum P; then O / l and ln sum.
-// Shapes    q [row, num_q_heads, head dim]; k, v [page, num_kv_heads, page_size, dim];
-//           partial [state, num_q_heads, value dim] f32, then lse [state, num_q_heads] f32.
-// Tables    see common/work_list.wgsl.
+// Shapes    q [row, num_q_heads, head dim]; k, v [page, num_kv_heads, page_size, dim]; tables and output: see
+//           common/work_list.wgsl.
 // Grid      one workgroup per (item, KV head, part of its heads, part of the value), folded to two dimensions. A tile is
 //           (rows x heads of the part) x keys.
 // Lanes     lane = (query group, key group). Scores: QUERIES_PER_LANE x KEYS_PER_LANE in registers. Values: the key
@@ -11,8 +10,8 @@
 //           row's bits do not depend on its neighbours in the tile.
 // Numerics  f32 throughout, finite sentinels. Values of unseen keys are left out by selection and may hold anything.
 // Constants LANES, KEY_GROUPS, QUERIES_PER_LANE, KEYS_PER_LANE, GROUP, HEAD_PARTS, HEAD_CHUNKS, VALUE_CHUNKS (dims
-//           / 4), VALUE_PARTS, HAS_SOFT_CAP, HAS_GAP, HAS_SHIFT, HAS_STEPS, PAIRS_ARE_HALVES, ROPE_FIRST, ROPE_PAIRS; storage
-//           q, k, v.
+//           / 4), VALUE_PARTS, WRITES_STATES, HAS_SOFT_CAP, HAS_GAP, HAS_SHIFT, HAS_STEPS, PAIRS_ARE_HALVES, ROPE_FIRST,
+//           ROPE_PAIRS; storage q, k, v, out.
 // #include "common/dtype.wgsl"
 // #include "common/lifetime.wgsl"
 // #include "common/steps.wgsl"
@@ -65,7 +64,7 @@ fn attention(
     // -- where my queries lie
     var query_base: array<u32, QUERIES_PER_LANE>;
     var query_shift: array<u32, QUERIES_PER_LANE>;
-    var out: array<vec4<f32>, QUERIES_PER_LANE * LANE_CHUNKS>;
+    var sums: array<vec4<f32>, QUERIES_PER_LANE * LANE_CHUNKS>;
     for (var i = 0u; i < QUERIES_PER_LANE; i++) {
         let query = min(query_group * QUERIES_PER_LANE + i, num_queries - 1u);
         let row = rows + query / GROUP * 8u;
@@ -73,7 +72,7 @@ fn attention(
             + (share.first_head + query % GROUP) * params.q_head_stride;
         query_shift[i] = tables[row + 5u];
         for (var c = 0u; c < LANE_CHUNKS; c++) {
-            out[i * LANE_CHUNKS + c] = vec4<f32>(0.0);
+            sums[i * LANE_CHUNKS + c] = vec4<f32>(0.0);
         }
     }
 
@@ -184,7 +183,7 @@ fn attention(
                 for (var i = 0u; i < QUERIES_PER_LANE; i++) {
                     let shrink = rescale[query_group * QUERIES_PER_LANE + i];
                     for (var c = 0u; c < LANE_CHUNKS; c++) {
-                        out[i * LANE_CHUNKS + c] *= shrink;
+                        sums[i * LANE_CHUNKS + c] *= shrink;
                     }
                 }
                 for (var j = max(tables[run + 6u], tile) - tile; j < num_keys; j++) {
@@ -196,8 +195,8 @@ fn attention(
                         let chunk = min(c * KEY_GROUPS + key_group, PART_CHUNKS - 1u);
                         let value = unpack_v(v[value_base[j] + chunk]);
                         for (var i = 0u; i < QUERIES_PER_LANE; i++) {
-                            let old = out[i * LANE_CHUNKS + c];
-                            out[i * LANE_CHUNKS + c] = select(old, fma(vec4<f32>(weight[i]), value, old), weight[i] >= 0.0);
+                            let old = sums[i * LANE_CHUNKS + c];
+                            sums[i * LANE_CHUNKS + c] = select(old, fma(vec4<f32>(weight[i]), value, old), weight[i] >= 0.0);
                         }
                     }
                 }
@@ -206,31 +205,21 @@ fn attention(
         }
     }
 
-    // -- write the partial state
-    let first_state = tables[item + 5u];
+    // -- write the partial state, or the rows
     for (var query = lane; query < num_queries; query += LANES) {
-        let is_empty = most[query] == NOTHING;
-        rescale[query] = select(1.0 / total[query], 0.0, is_empty);
-        let state = (first_state + query / GROUP) * params.num_q_heads + share.first_head + query % GROUP;
-        if share.first_chunk == 0u {
-            partials[tables[7] + state] = select((most[query] + log2(total[query])) * LN_2, NOTHING, is_empty);
-        }
+        rescale[query] = select(1.0 / total[query], 0.0, total[query] == 0.0);
+        store_lse(share, out_place(share, rows, query), most[query], total[query]);
     }
     workgroupBarrier();
     if is_busy {
         for (var i = 0u; i < QUERIES_PER_LANE; i++) {
             let query = query_group * QUERIES_PER_LANE + i;
             if query < num_queries {
-                let state = (first_state + query / GROUP) * params.num_q_heads + share.first_head + query % GROUP;
+                let place = out_place(share, rows, query) + share.first_chunk;
                 for (var c = 0u; c < LANE_CHUNKS; c++) {
                     let chunk = c * KEY_GROUPS + key_group;
                     if chunk < PART_CHUNKS {
-                        let value = out[i * LANE_CHUNKS + c] * rescale[query];
-                        let at = (state * VALUE_CHUNKS + share.first_chunk + chunk) * 4u;
-                        partials[at] = value.x;
-                        partials[at + 1u] = value.y;
-                        partials[at + 2u] = value.z;
-                        partials[at + 3u] = value.w;
+                        out[place + chunk] = pack_out(sums[i * LANE_CHUNKS + c] * rescale[query]);
                     }
                 }
             }

@@ -9,8 +9,8 @@
 //           an array of as many elements: hence arrays of arrays. Loops over chunks and over a lane's queries that load
 //           must not be unrolled (every load in the text costs time to compile): flat arrays, counts known at run time.
 // Constants LANES, SUBGROUP, QUERIES_PER_LANE, KEYS_PER_LANE, GROUP, HEAD_PARTS, HEAD_CHUNKS, VALUE_CHUNKS (dims / 4),
-//           VALUE_PARTS, HAS_SOFT_CAP, HAS_GAP, HAS_SHIFT, HAS_STEPS, PAIRS_ARE_HALVES, ROPE_FIRST, ROPE_PAIRS; storage
-//           q, k, v.
+//           VALUE_PARTS, WRITES_STATES, HAS_SOFT_CAP, HAS_GAP, HAS_SHIFT, HAS_STEPS, PAIRS_ARE_HALVES, ROPE_FIRST,
+//           ROPE_PAIRS; storage q, k, v, out.
 // #include "common/dtype.wgsl"
 // #include "common/lifetime.wgsl"
 // #include "common/steps.wgsl"
@@ -26,11 +26,11 @@ fn attention_subgroup(
     @builtin(subgroup_invocation_id) key_lane: u32,
 ) {
     // -- which item, share of it and queries are mine
-    let place = group.y * num_groups.x + group.x;
-    if is_past_the_list(place) {
+    let workgroup = group.y * num_groups.x + group.x;
+    if is_past_the_list(workgroup) {
         return;
     }
-    let share = share_of(place);
+    let share = share_of(workgroup);
     let item = share.item;
     let kv_head = share.kv_head;
     let rows = tables[2] + tables[item] * 8u;
@@ -46,13 +46,13 @@ fn attention_subgroup(
     // -- load my queries: [chunk][query]
     var row: array<u32, QUERIES_PER_LANE>;
     var query_base: array<u32, QUERIES_PER_LANE>;
-    var state: array<u32, QUERIES_PER_LANE>;
+    var place: array<u32, QUERIES_PER_LANE>;
     for (var i = 0u; i < mine; i++) {
         let query = first + i * SUBGROUP;
         let head = share.first_head + query % GROUP;
         row[i] = rows + query / GROUP * 8u;
         query_base[i] = params.q_offset + tables[row[i]] * params.q_row_stride + head * params.q_head_stride;
-        state[i] = (tables[item + 5u] + query / GROUP) * params.num_q_heads + head;
+        place[i] = out_place(share, rows, query);
     }
     var queries: array<vec4<f32>, QUERIES_PER_LANE * HEAD_CHUNKS>;
     for (var n = 0u; n < mine * HEAD_CHUNKS; n++) {
@@ -68,7 +68,7 @@ fn attention_subgroup(
     // -- empty states
     var most: array<f32, QUERIES_PER_LANE>;
     var total: array<f32, QUERIES_PER_LANE>;
-    var out: array<vec4<f32>, QUERIES_PER_LANE * PART_CHUNKS>; // [chunk][query]
+    var sums: array<vec4<f32>, QUERIES_PER_LANE * PART_CHUNKS>; // [chunk][query]
     for (var i = 0u; i < QUERIES_PER_LANE; i++) {
         most[i] = NOTHING;
     }
@@ -169,7 +169,7 @@ fn attention_subgroup(
             for (var c = 0u; c < PART_CHUNKS; c++) {
                 var x: array<vec4<f32>, QUERIES_PER_LANE>;
                 for (var i = 0u; i < QUERIES_PER_LANE; i++) {
-                    x[i] = out[c * QUERIES_PER_LANE + i] * shrink[i];
+                    x[i] = sums[c * QUERIES_PER_LANE + i] * shrink[i];
                 }
                 for (var j = 0u; j < KEYS_PER_LANE; j++) {
                     let chunk = unpack_v(v[value_base[j] + c]);
@@ -182,28 +182,20 @@ fn attention_subgroup(
                     }
                 }
                 for (var i = 0u; i < QUERIES_PER_LANE; i++) {
-                    out[c * QUERIES_PER_LANE + i] = x[i];
+                    sums[c * QUERIES_PER_LANE + i] = x[i];
                 }
             }
         }
     }
 
-    // -- write the partial states
+    // -- write the partial states, or the rows
     for (var i = 0u; i < mine; i++) {
-        let is_empty = total[i] == 0.0;
-        if share.first_chunk == 0u {
-            partials[tables[7] + state[i]] = select((most[i] + log2(total[i])) * LN_2, NOTHING, is_empty);
-        }
-        total[i] = select(1.0 / total[i], 0.0, is_empty);
+        store_lse(share, place[i], most[i], total[i]);
+        total[i] = select(1.0 / total[i], 0.0, total[i] == 0.0);
     }
     for (var n = 0u; n < mine * PART_CHUNKS; n++) {
         let i = n / PART_CHUNKS;
         let c = n % PART_CHUNKS;
-        let value = out[c * QUERIES_PER_LANE + i] * total[i];
-        let at = (state[i] * VALUE_CHUNKS + share.first_chunk + c) * 4u;
-        partials[at] = value.x;
-        partials[at + 1u] = value.y;
-        partials[at + 2u] = value.z;
-        partials[at + 3u] = value.w;
+        out[place[i] + share.first_chunk + c] = pack_out(sums[c * QUERIES_PER_LANE + i] * total[i]);
     }
 }

@@ -2,7 +2,7 @@
 // Maths     m = max lse_i, w_i = exp(lse_i - m), out = sum w_i out_i / sum w_i, lse = m + ln(sum w_i); a sink is one more
 //           state with out = 0; epilogue: per-head RMS norm, then gate.
 // Shapes    states [state, num_q_heads, value dim] f32; state_lse [state, num_q_heads] f32;
-//           tables: header [rows, indptr_base, index_base, lse_base], indptr [rows + 1], index [nnz];
+//           tables: header [rows, indptr_base, index_base, -], indptr [rows + 1], index [nnz];
 //           out [row, num_q_heads, value dim]; gate the same, or one per head; lse [row, num_q_heads] f32.
 // Grid      one lane per (row, head), workgroups folded to two dimensions.
 // Numerics  f32, one rounding at the store. States are added in the order of index. No arithmetic on infinities: an
@@ -59,8 +59,7 @@ fn is_empty(bits: u32) -> bool {
 }
 
 fn lse_place(entry: u32, head: u32) -> u32 {
-    return tables[params.header + 3u] + params.state_lse_offset + entry * params.state_lse_row_stride
-        + head * params.state_lse_head_stride;
+    return params.state_lse_offset + entry * params.state_lse_row_stride + head * params.state_lse_head_stride;
 }
 
 // Chunk c of the weighted sum of the states, not yet divided by the total weight.

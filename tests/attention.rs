@@ -21,7 +21,7 @@ mod harness;
 use colatent::attention::QueryRows;
 use colatent::kv::{KvCache, Modality};
 use colatent::{DType, Device};
-use harness::scene::{Case, Kind, Mask, WILD, check};
+use harness::scene::{Answer, Case, Kind, Mask, WILD, check};
 use proptest::prelude::*;
 
 /// Each row is one call; a failing property prints a row that can be pasted here.
@@ -207,6 +207,28 @@ fn a_row_that_sees_nothing_is_zero_with_lse_minus_infinity() {
         assert!(answer.out[..3 * heads * case.dims.1].iter().all(|&x| x == 0.0), "{device}");
         assert!(answer.lse[..3 * heads].iter().all(|&x| x == f32::NEG_INFINITY), "{device}");
         assert!(answer.lse[3 * heads..].iter().all(|x| x.is_finite()), "{device}");
+    }
+}
+
+/// Without lse, sinks, norm and gate the only state of a row is written as the row, in one launch; the bits are the same.
+#[test]
+fn an_output_alone_has_the_bits_of_one_with_its_lse() {
+    use DType::{BF16, F16, F32};
+    let p = Case { tokens: 70, ..Case::PLAIN };
+    for case in [
+        Case { mask: Mask::Window(20), dtypes: (F16, F16), engine_layout: true, ..p.clone() },
+        Case { heads: (1, 2), dims: (32, 320), dtypes: (BF16, F32), tokens: 20, ..p.clone() }, // two parts of v
+        Case { mask: Mask::Compressed(4), tokens: 9, ..p.clone() }, // rows that see nothing have no state
+        Case { kind: Kind::Mixed, agents: 3, ..p.clone() },         // rows of one state and rows of more
+        Case { sinks: true, ..p.clone() },
+        p,
+    ] {
+        for device in harness::devices() {
+            let [with, without] =
+                [harness::scene::run, harness::scene::run_without_lse].map(|run| run(&case, device).unwrap());
+            let bits = |answer: Answer| answer.out.into_iter().map(f32::to_bits).collect::<Vec<_>>();
+            assert_eq!(bits(without), bits(with), "{device}: {case:?}");
+        }
     }
 }
 

@@ -1,5 +1,5 @@
 // work_list.wgsl: what the attention kernels share: params, bindings, queries turned back, what a row sees.
-// Tables    header [num_items, items, item_rows, runs, pages, shifts, rules, lse, merge header x 4];
+// Tables    header [num_items, items, item_rows, runs, pages, shifts, rules, -, merge header x 4];
 //           item     [rows_begin, num_rows, runs_begin, num_runs, pages_begin, first state, 0, 0];
 //           item row [row, slot, slot of token 0, first token seen, end of tokens seen, shift + 1 or 0, gap begin, gap end];
 //           run      [first token, end token, full, span start, span end, rule, first token
@@ -7,8 +7,10 @@
 //           kind, operand, 0, 0]. A run lies in one span; its tiles of keys start at multiples of the tile from the span.
 // Steps     with HAS_STEPS rows stand as many slots further on as the counter says, and runs go as many tokens further;
 //           a tile is full only if it is in every step of the plan's room.
-// Constants GROUP, HEAD_PARTS, VALUE_CHUNKS, VALUE_PARTS, HAS_SHIFT, HAS_STEPS, PAIRS_ARE_HALVES, ROPE_FIRST, ROPE_PAIRS;
-//           storage q, k, v. Needs dtype.wgsl, lifetime.wgsl and steps.wgsl.
+// Output    with WRITES_STATES partial states: [state, num_q_heads] of value and (lse, -, -, -), f32, which merge.wgsl puts
+//           together. Without, where every row has one state that needs no epilogue, the rows [row, num_q_heads, value dim].
+// Constants GROUP, HEAD_PARTS, VALUE_CHUNKS, VALUE_PARTS, WRITES_STATES, HAS_SHIFT, HAS_STEPS, PAIRS_ARE_HALVES, ROPE_FIRST, ROPE_PAIRS;
+//           storage q, k, v, out. Needs dtype.wgsl, lifetime.wgsl and steps.wgsl.
 
 struct AttentionParams {
     num_q_heads: u32,
@@ -27,6 +29,9 @@ struct AttentionParams {
     score_scale: f32,
     cap_scale: f32,
     page_size: u32,
+    out_offset: u32,
+    out_row_stride: u32,
+    out_head_stride: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: AttentionParams;
@@ -34,7 +39,7 @@ struct AttentionParams {
 @group(0) @binding(2) var<storage, read> k: array<k_chunk>;
 @group(0) @binding(3) var<storage, read> v: array<v_chunk>;
 @group(0) @binding(4) var<storage, read> tables: array<u32>;
-@group(0) @binding(5) var<storage, read_write> partials: array<f32>;
+@group(0) @binding(5) var<storage, read_write> out: array<out_chunk>;
 @group(0) @binding(6) var<storage, read> steps: array<u32>;
 
 // What a workgroup has of an item. An item is launched once per KV head, part of its query heads (GROUP of them) and part
@@ -136,4 +141,21 @@ fn tokens_seen(row: u32, run: u32) -> vec2<u32> {
 fn tokens_in_gap(row: u32) -> vec2<u32> {
     let slots = vec2<i32>(bitcast<i32>(tables[row + 6u]), bitcast<i32>(tables[row + 7u]));
     return vec2<u32>(max(slots - vec2<i32>(bitcast<i32>(tables[row + 2u])), vec2<i32>(0)));
+}
+
+// Where the output of query `query` of an item goes: the chunk of its head in the partial state, or in the row itself.
+fn out_place(share: Share, rows: u32, query: u32) -> u32 {
+    var i = tables[share.item + 5u] + query / GROUP;
+    if !WRITES_STATES {
+        i = tables[rows + query / GROUP * 8u];
+    }
+    return params.out_offset + i * params.out_row_stride + (share.first_head + query % GROUP) * params.out_head_stride;
+}
+
+// A state's lse has a chunk of its own behind the value, so that all stores are whole chunks. Parts of the value share it.
+fn store_lse(share: Share, place: u32, most: f32, total: f32) {
+    if WRITES_STATES && share.first_chunk == 0u {
+        let lse = select((most + log2(total)) * LN_2, NOTHING, total == 0.0);
+        out[place + VALUE_CHUNKS] = pack_out(vec4<f32>(lse, 0.0, 0.0, 0.0));
+    }
 }

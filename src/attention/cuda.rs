@@ -229,9 +229,14 @@ pub(super) fn warm_up(plan: &AttentionPlan, gpu: &Arc<Gpu>, workspace: &mut Work
 /// Tables and scratch memory of the plan. The counters of arrivals are among the tables, so that they begin as zeros.
 fn load(plan: &AttentionPlan, list: &WorkList, gpu: &Arc<Gpu>, workspace: &mut Workspace) -> Result<CudaSpace> {
     let spec = &plan.spec;
-    let scratch = tables::scratch_words(list, spec) * 4;
+    let scratch = lse_base(list, spec) + list.num_partials as usize * spec.num_q_heads * 4;
     let counters = plan.num_rows * spec.num_kv_heads * plan.tile.head_parts(spec);
     workspace.load_cuda(OP, gpu, plan.id, scratch, || tables::words(list, spec, plan.num_rows, counters))
+}
+
+/// Bytes of the partial states' outputs in scratch memory; their lse come behind them.
+fn lse_base(list: &WorkList, spec: &LayerSpec) -> usize {
+    list.num_partials as usize * spec.num_q_heads * spec.head_dim_v * 4
 }
 
 /// The partial states in scratch memory, and the lists by which they merge.
@@ -239,7 +244,7 @@ fn states(plan: &AttentionPlan, list: &WorkList, space: CudaSpace) -> States {
     let (heads, chunks) = (plan.spec.num_q_heads as u32, (plan.spec.head_dim_v / CHUNK) as u32);
     States {
         states: space.scratch,
-        lse: space.scratch + tables::lse_base(list, &plan.spec) as u64 * 4,
+        lse: space.scratch + lse_base(list, &plan.spec) as u64,
         strides: [heads * chunks, chunks],
         lse_strides: [heads, 1],
         tables: space.tables,

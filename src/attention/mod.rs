@@ -11,7 +11,8 @@
 //!
 //! `shift` is the position shift of the key's entry in the view: `R(p) R(k + shift)^T = R(p - shift) R(k)^T`, so keys
 //! stay as they are (Hogwild!, arXiv 2504.06261). The call is one work-list launch, however deep the views nest: on CUDA
-//! the workgroup that writes the last partial state of a row [merges](crate::merge) it, on WebGPU a second launch does.
+//! the workgroup that writes the last partial state of a row [merges](crate::merge) it, on WebGPU a second launch
+//! does, unless the states are the rows already.
 //! A row that sees nothing gives `out = 0`, `lse = -inf`.
 
 #[cfg(feature = "cuda")]
@@ -74,7 +75,7 @@ impl AttentionPlan {
         }
     }
 
-    /// Encodes both launches into the caller's encoder, on a WebGPU device.
+    /// Encodes what it launches into the caller's encoder, on a WebGPU device.
     #[cfg(feature = "webgpu")]
     pub fn encode(
         &self,

@@ -1,4 +1,4 @@
-//! The work list as one buffer of words, the same for every device, and the scratch memory it fills.
+//! The work list as one buffer of words, the same for every device.
 
 use super::worklist::{WorkList, rule_words};
 use crate::layer::LayerSpec;
@@ -12,16 +12,6 @@ pub(crate) const ARRIVALS: usize = HEADER_WORDS;
 
 /// First word of the merge's header: the last four of ours.
 pub(crate) const MERGE_HEADER: usize = HEADER_WORDS - 4;
-
-/// Words of the partial states' outputs; their lse come behind them.
-pub(crate) fn lse_base(list: &WorkList, spec: &LayerSpec) -> usize {
-    list.num_partials as usize * spec.num_q_heads * spec.head_dim_v
-}
-
-/// Words of scratch memory.
-pub(crate) fn scratch_words(list: &WorkList, spec: &LayerSpec) -> usize {
-    lse_base(list, spec) + list.num_partials as usize * spec.num_q_heads
-}
 
 /// All tables behind the header and `num_counters` zeros. Every word but these and the merge header's numbers is what
 /// `shaders/attention.wgsl` names.
@@ -50,8 +40,7 @@ pub(crate) fn words(list: &WorkList, spec: &LayerSpec, num_rows: usize, num_coun
     words.extend(&list.index);
     let items = words.len();
     words.extend(list.items.as_flattened());
-    let lse = lse_base(list, spec);
-    let header = [list.items.len(), items, item_rows, runs, pages, shifts, rules, lse, num_rows, indptr, index, lse];
+    let header = [list.items.len(), items, item_rows, runs, pages, shifts, rules, 0, num_rows, indptr, index, 0];
     for (word, value) in words.iter_mut().zip(header) {
         *word = value as u32;
     }

@@ -1,4 +1,4 @@
-//! Attention on WebGPU: tables, params, variants, two launches.
+//! Attention on WebGPU: tables, params, variants, and one launch or two.
 
 use std::sync::Arc;
 
@@ -6,13 +6,13 @@ use super::params::AttentionParams;
 use super::plan::Work;
 use super::problem::OP;
 use super::tables;
-use super::worklist::{Tile, value_parts};
+use super::worklist::{Tile, WorkList, value_parts};
 use super::{AttentionArgs, AttentionPlan};
 use crate::backend::source::Variant;
 use crate::backend::webgpu::{Access, Gpu, Launch, chunks};
 use crate::layer::{LayerSpec, Pairing};
 use crate::merge::webgpu::{Outputs, States, encode_states};
-use crate::{DType, Error, Result, Workspace};
+use crate::{DType, Error, Result, Tensor, Workspace};
 
 /// Lanes that share a row of keys in the kernel without subgroups: (lanes / 8) groups of queries x 8 groups of keys.
 const KEY_GROUPS: usize = 8;
@@ -20,7 +20,12 @@ const KEY_GROUPS: usize = 8;
 /// Keys that the kernel for subgroups takes at a time: divides a tile's, is divided by the lanes of a subgroup.
 const STEP: usize = 16;
 
-pub(super) fn variant(spec: &LayerSpec, tile: &Tile, [has_gap, has_shift, has_steps]: [bool; 3]) -> Variant {
+pub(super) fn variant(
+    spec: &LayerSpec,
+    tile: &Tile,
+    [has_gap, has_shift, has_steps]: [bool; 3],
+    writes_states: bool,
+) -> Variant {
     let rope = spec.rope.as_ref().filter(|_| has_shift);
     let (variant, key_groups) = match tile.subgroup {
         0 => (
@@ -37,6 +42,7 @@ pub(super) fn variant(spec: &LayerSpec, tile: &Tile, [has_gap, has_shift, has_st
         .u32("HEAD_CHUNKS", spec.head_dim / 4)
         .u32("VALUE_CHUNKS", spec.head_dim_v / 4)
         .u32("VALUE_PARTS", value_parts(spec))
+        .bool("WRITES_STATES", writes_states)
         .bool("HAS_SOFT_CAP", spec.soft_cap.is_some())
         .bool("HAS_GAP", has_gap)
         .bool("HAS_SHIFT", rope.is_some())
@@ -47,6 +53,7 @@ pub(super) fn variant(spec: &LayerSpec, tile: &Tile, [has_gap, has_shift, has_st
         .storage("q", spec.dtype)
         .storage("k", spec.kv_dtype)
         .storage("v", spec.kv_dtype)
+        .storage("out", if writes_states { DType::F32 } else { spec.dtype })
 }
 
 /// One variant for each value of each constant: what offline validation compiles.
@@ -74,14 +81,34 @@ pub(super) fn covering_variants() -> Vec<Variant> {
             spec.soft_cap = (i % 2 == 0).then_some(50.0);
             let pairing = [Pairing::Half, Pairing::Adjacent][i % 2];
             spec.rope = Some(Rope::plain(dim, 1e4, pairing));
-            all.push(variant(&spec, tile, [i % 4 == 0, i % 3 != 0, i % 5 < 2]));
+            all.push(variant(&spec, tile, [i % 4 == 0, i % 3 != 0, i % 5 < 2], (i + j) % 4 != 0));
         }
     }
     for (dim, dim_v, group) in [(320, 256, 96), (512, 512, 8), (576, 512, 128)] {
         let spec = LayerSpec { head_dim_v: dim_v, ..LayerSpec::new(group, 1, dim) };
-        all.extend(tiles.iter().map(|tile| variant(&spec, tile, [false; 3])));
+        all.extend(tiles.iter().map(|tile| variant(&spec, tile, [false; 3], true)));
     }
     all
+}
+
+/// The uniform: [`AttentionParams`], then the place of the output in chunks.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Params {
+    attention: AttentionParams,
+    out: [u32; 3],
+    _end: u32,
+}
+
+/// Whether the states are the rows: each row has one, and nothing is done to it. A buffer that is read cannot be written
+/// in the same launch.
+fn writes_rows(list: &WorkList, spec: &LayerSpec, args: &AttentionArgs<'_>) -> bool {
+    let is_read = |t: &Tensor| t.buffer().is_same(args.out.buffer());
+    list.has_one_state
+        && !spec.has_epilogue()
+        && !spec.sinks
+        && args.lse.is_none()
+        && ![args.q, args.k, args.v].into_iter().any(is_read)
 }
 
 pub(super) fn encode(
@@ -95,18 +122,23 @@ pub(super) fn encode(
         return Err(Error::invalid(OP, "plan", "one made for WebGPU", "one made for the reference"));
     };
     let spec = &plan.spec;
-    let scratch = tables::scratch_words(list, spec);
+    // A state's lse has a chunk of its own behind the value's: `store_lse` in work_list.wgsl.
+    let (heads, value_chunks) = (spec.num_q_heads as u32, spec.head_dim_v as u32 / 4);
+    let state_chunks = value_chunks + 1;
+    let writes_states = !writes_rows(list, spec, args);
+    let scratch = if writes_states { list.num_partials as usize * (heads * state_chunks * 4) as usize } else { 0 };
     if scratch > u32::MAX as usize {
         return Err(Error::unsupported(OP, format!("{} partial states", list.num_partials), "2^32 words of them"));
     }
     let q: [u32; 3] = chunks(OP, "q", args.q)?;
     let k: [u32; 4] = chunks(OP, "k", args.k)?;
     let v: [u32; 4] = chunks(OP, "v", args.v)?;
-    let params = AttentionParams::new(plan, q, k, v);
+    let out = if writes_states { [0, heads * state_chunks, state_chunks] } else { chunks(OP, "out", args.out)? };
+    let params = Params { attention: AttentionParams::new(plan, q, k, v), out, _end: 0 };
     let w = workspace.load(OP, gpu, plan.id, scratch * 4, || tables::words(list, spec, plan.num_rows, 0))?;
     use Access::{Read, ReadWrite};
     let kernel = gpu.kernel(
-        &variant(spec, &plan.tile, [list.has_gap, !list.shifts.is_empty(), plan.steps.is_some()]),
+        &variant(spec, &plan.tile, [list.has_gap, !list.shifts.is_empty(), plan.steps.is_some()], writes_states),
         &[Read, Read, Read, Read, ReadWrite, Read],
     )?;
     let steps = match &plan.steps {
@@ -121,22 +153,24 @@ pub(super) fn encode(
             args.k.buffer().on(gpu, OP, "k")?,
             args.v.buffer().on(gpu, OP, "v")?,
             &w.tables,
-            &w.scratch,
+            if writes_states { &w.scratch } else { args.out.buffer().on(gpu, OP, "out")? },
             steps,
         ],
         groups: list.items.len() * plan.tile.shares(spec),
     };
     let mut pass = encoder.begin_compute_pass(&Default::default());
     gpu.encode(&mut w.bindings, &mut pass, &launch)?;
-    let (heads, value_chunks) = (spec.num_q_heads as u32, spec.head_dim_v as u32 / 4);
+    if !writes_states {
+        return Ok(());
+    }
     let outputs =
         Outputs { spec, constants: args.constants, gate: args.gate, out: args.out, lse: args.lse, rows: plan.num_rows };
     let scratch = w.scratch.clone();
     let states = States {
         states: &scratch,
         lse: &scratch,
-        place: [0, heads * value_chunks, value_chunks],
-        lse_place: [0, heads, 1],
+        place: out,
+        lse_place: [value_chunks * 4, heads * state_chunks * 4, state_chunks * 4],
         header: tables::MERGE_HEADER as u32,
     };
     encode_states(gpu, &outputs, &states, w, &mut pass)

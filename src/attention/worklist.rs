@@ -112,6 +112,8 @@ pub(crate) struct WorkList {
     pub num_partials: u32,
     /// Whether any row has a gap.
     pub has_gap: bool,
+    /// Whether each row has one state, as those of a prefill into one segment have.
+    pub has_one_state: bool,
     tiles_loaded: u64,
     tiles_unshared: u64,
 }
@@ -314,6 +316,7 @@ impl WorkList {
             }
         }
         (list.indptr, list.index) = merge_lists(first_row as usize, states);
+        list.has_one_state = list.indptr.windows(2).all(|ends| ends[1] - ends[0] == 1);
         if tile.merges {
             list.push_blind_rows(rows_per_tile);
         }

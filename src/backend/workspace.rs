@@ -34,7 +34,7 @@ pub(crate) struct GpuWorkspace {
     pub gpu: std::sync::Arc<super::webgpu::Gpu>,
     /// The plan's tables: u32 words.
     pub tables: wgpu::Buffer,
-    /// f32 scratch.
+    /// Scratch memory.
     pub scratch: wgpu::Buffer,
     /// Stands in for an optional buffer that the caller left out: never written, never read.
     pub absent: [wgpu::Buffer; 2],
@@ -107,17 +107,18 @@ impl Workspace {
             let expected = "one made for the plan's device";
             return Err(crate::Error::invalid(op, "workspace", expected, "one made for another device"));
         };
+        let grow = |have: &wgpu::Buffer, need: usize| (have.size() as usize) < need;
+        // One plan may need scratch memory for some arguments alone.
+        if grow(&w.scratch, scratch_bytes) {
+            w.scratch = w.gpu.create_buffer(scratch_bytes.next_multiple_of(16))?;
+        }
         if self.plan_id != plan_id {
             let tables = tables();
             let bytes: &[u8] = bytemuck::cast_slice(&tables);
-            let grow = |have: &wgpu::Buffer, need: usize| (have.size() as usize) < need;
             // Until everything has succeeded, what the workspace holds is no plan's.
             self.plan_id = 0;
             if grow(&w.tables, bytes.len()) {
                 w.tables = w.gpu.create_buffer((bytes.len() * 3 / 2).next_multiple_of(16))?;
-            }
-            if grow(&w.scratch, scratch_bytes) {
-                w.scratch = w.gpu.create_buffer(scratch_bytes.next_multiple_of(16))?;
             }
             w.gpu.write_buffer(&w.tables, 0, bytes);
             self.plan_id = plan_id;

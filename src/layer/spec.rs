@@ -100,6 +100,12 @@ impl LayerSpec {
         [(self.q_norm, self.num_q_heads, self.head_dim), k, v]
     }
 
+    /// Whether a row that has been merged is not the output yet.
+    #[cfg(feature = "webgpu")]
+    pub(crate) fn has_epilogue(&self) -> bool {
+        self.out_norm != Norm::None || self.gate != Gate::None
+    }
+
     /// Checks what every operation relies on.
     ///
     /// # Errors

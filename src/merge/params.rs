@@ -3,7 +3,7 @@
 use crate::Tensor;
 use crate::layer::{ConstantPlaces, LayerConstants, LayerSpec};
 
-/// Words of the table header: rows, indptr_base, index_base, lse_base.
+/// Words of the table header: rows, indptr_base, index_base, none.
 pub(crate) const HEADER_WORDS: usize = 4;
 
 /// What the epilogue writes to and reads besides the states.
@@ -61,8 +61,7 @@ pub(crate) struct MergeParams {
     /// [`crate::layer::Gate::code`].
     pub gate: u32,
     pub has_lse: u32,
-    /// First word of the table header `[rows, indptr_base, index_base, lse_base]`. `lse_base` is added to
-    /// `state_lse_offset`, for states that live in scratch memory.
+    /// First word of the table header `[rows, indptr_base, index_base, -]`.
     pub header: u32,
 }
 

@@ -71,9 +71,8 @@ pub(crate) fn encode_states(
         MergePlaces { states: states.place, state_lse: states.lse_place, gate, out, lse, header: states.header };
     let params = MergeParams::new(outputs, &places);
     use Access::{Read, ReadWrite};
-    let has_epilogue = params.norm != 0 || params.gate != 0;
     let access = [Read, Read, Read, Read, Read, ReadWrite, ReadWrite];
-    let kernel = gpu.kernel(&variant(spec.head_dim_v, spec.dtype, has_epilogue), &access)?;
+    let kernel = gpu.kernel(&variant(spec.head_dim_v, spec.dtype, spec.has_epilogue()), &access)?;
     let absent = workspace.absent.clone();
     let launch = Launch {
         kernel: &kernel,

@@ -326,6 +326,22 @@ pub fn run_rows(
     views: &[ViewId],
     rows: &[QueryRows],
 ) -> Result<Answer, String> {
+    run_for(case, device, (cache, views, rows), true)
+}
+
+/// The same without the optional lse, which leaves `lse` empty.
+pub fn run_without_lse(case: &Case, device: &Device) -> Result<Answer, String> {
+    let (cache, rows) = case.scene();
+    let views: Vec<ViewId> = rows.iter().map(|r| r.view).collect();
+    run_for(case, device, (&cache, &views, &rows), false)
+}
+
+fn run_for(
+    case: &Case,
+    device: &Device,
+    (cache, views, rows): (&KvCache, &[ViewId], &[QueryRows]),
+    with_lse: bool,
+) -> Result<Answer, String> {
     let spec = case.spec();
     let fail = |e: colatent::Error| e.to_string();
     let plan = AttentionPlan::new(device, &AttentionProblem { spec: &spec, cache, rows }).map_err(fail)?;
@@ -368,10 +384,10 @@ pub fn run_rows(
         &[heads * dim_v, dim_v, 1],
     )
     .map_err(fail)?;
-    let lse = super::poisoned(device, DType::F32, &[n, heads]);
+    let lse = with_lse.then(|| super::poisoned(device, DType::F32, &[n, heads]));
     let constants = LayerConstants::new(device, &spec, case.weights()).map_err(fail)?;
     let args =
-        AttentionArgs { q: &q, k: &k, v: &v, constants: &constants, gate: gate.as_ref(), out: &out, lse: Some(&lse) };
+        AttentionArgs { q: &q, k: &k, v: &v, constants: &constants, gate: gate.as_ref(), out: &out, lse: lse.as_ref() };
     let mut workspace = Workspace::new(device).map_err(fail)?;
     plan.run(&args, &mut workspace).map_err(fail)?;
     let all = whole.read_f32().map_err(fail)?;
@@ -379,7 +395,8 @@ pub fn run_rows(
     if !guards.clone().all(|x| x.is_nan()) {
         return Err("a guard around the output was written".into());
     }
-    Ok(Answer { out: out.read_f32().map_err(fail)?, lse: lse.read_f32().map_err(fail)? })
+    let lse = lse.map_or(Ok(Vec::new()), |lse| lse.read_f32()).map_err(fail)?;
+    Ok(Answer { out: out.read_f32().map_err(fail)?, lse })
 }
 
 /// Compares every device with the reference.
