@@ -1,6 +1,6 @@
 // advance.cu: one step on: the counter that launches of moving plans read (common/steps.cuh).
 // Maths     steps[0] += 1.
-// Shapes    steps [2]: steps so far, last step of the room.
+// Shapes    steps: steps so far, and what follows.
 // Grid      one warp, of which one thread counts.
 // #include "common/prelude.cuh"
 

@@ -13,7 +13,8 @@
 //           rule [birth kind, 3 operands, death kind, operand, 0, 0]. A run lies in one span; its tiles of keys start
 //           at multiples of the tile from the span. An item without runs has rows that no item has a state of.
 // Steps     with HAS_STEPS rows stand as many slots further on as the counter says, and runs go as many tokens further;
-//           a tile is full only if it is in every step of the plan's room.
+//           a tile is full only if it is in every step of the plan's room. A row that has ended sees nothing; an item of
+//           such rows is one without runs.
 // Grid      one workgroup per (item, KV head, part of its heads, part of the value), see common/share.cuh, with a warp per
 //           16 queries. A tile is QUERIES queries (rows x heads of the part) x KEYS keys.
 // Warps     a warp has 16 queries, over all keys; warps without queries help to load. A thread has the scores of 2
@@ -85,7 +86,7 @@ KERNEL(attention, AttentionArgs, THREADS, 2) {
     const u32 pages = tables[4] + item[4];
     const u32 query = query_of(threadIdx.x);
     const bool is_busy = threadIdx.x / 32 * WARP_QUERIES < num_queries;
-    if (first_run == last_run) {
+    if (first_run == last_run || have_ended(args, rows, item[1])) {
         merge_nothing(args, rows, item[1], share, THREADS / 32);
         return;
     }

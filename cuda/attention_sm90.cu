@@ -310,7 +310,7 @@ KERNEL(attention_sm90, AttentionArgs, THREADS, 1) {
     }
     __syncthreads();
 
-    if (item.first_run == item.last_run) {
+    if (item.first_run == item.last_run || have_ended(args, item.rows, item.num_queries / GROUP)) {
         merge_nothing(args, item.rows, item.num_queries / GROUP, item.share, THREADS / 32);
         return;
     }

@@ -12,7 +12,8 @@
 //            with strides, lanes contiguous. Every offset and stride here counts chunks of 4 elements.
 //            tables: places[rows], positions[rows][4], temperature[rows] if the layer has one; of all steps, a step's
 //            rows side by side. constants: see LayerConstants.
-//            places[row] = 0xffffffff: a padding row, whose q is written and whose k and v are not.
+//            places[row] = 0xffffffff: a padding row, whose q is written and whose k and v are not. Of a row that has
+//            ended (common/steps.cuh) nothing is written.
 // Grid       one block per row. The block computes the row's cosines and sines once, for all its heads. A head is the
 //            work of a team: TEAM neighbouring threads of a warp, OWN chunks each: chunk n of member t is t + n * TEAM.
 //            Teams take heads in turn.
@@ -298,6 +299,9 @@ KERNEL(kv_append, KvAppendArgs, THREADS, 1) {
     const u32 team = threadIdx.x / TEAM;
     const u32 member = threadIdx.x % TEAM;
     const u32 row = blockIdx.x;
+    if (has_ended(args.steps, row)) {
+        return;
+    }
     // The row of this step in the tables; past the room nothing is stored.
     const u32 entry = step_of(args.steps) * params.rows + row;
     const u32 place = HAS_STEPS && args.steps[0] > args.steps[1] ? PADDING : args.tables[entry];

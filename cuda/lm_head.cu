@@ -18,7 +18,7 @@
 // Memory   the floor is one read of the weight; with more than ROWS rows it is read again, from the second-level cache.
 // Limits   width a multiple of 4, with MMA of 8 (and rows 16-byte aligned); ROWS KiB of shared memory.
 //
-// Header: ROWS (MMA: a multiple of 16), MMA, SOFT_CAP; storage of hidden and weight.
+// Header: ROWS (MMA: a multiple of 16), MMA, SOFT_CAP, HAS_STEPS; storage of hidden and weight.
 
 // #include "common/prelude.cuh"
 // #include "common/dtype.cuh"
@@ -28,6 +28,7 @@
 // #include "common/random.cuh"
 // #include "common/draw.cuh"
 // #include "common/lm_head_params.cuh"
+// #include "common/steps.cuh"
 
 struct LmHeadArgs {
     LmHeadParams params;
@@ -35,6 +36,8 @@ struct LmHeadArgs {
     const hidden_t* hidden;
     const weight_t* weight;
     u32* partials;
+    const u32* steps; // see steps.cuh; added to the rows' own
+    u64 pad;
 };
 
 constexpr u32 THREADS = 256;
@@ -185,8 +188,8 @@ DEVICE void finish(const LmHeadArgs& args, const f32* logits, u32 index, u32 sli
 #pragma unroll
     for (u32 q = 0; q < QUADS; q++) {
         const u32 quad = slice * (SLICE / 4) + lane + 32 * q;
-        const u32x4 noise =
-            philox4x32(u32x4{quad, row.agent, row.step, 0}, u32x2{params.seed_low, params.seed_high});
+        const u32x4 counter{quad, row.agent, row.step + step_of(args.steps), 0};
+        const u32x4 noise = philox4x32(counter, u32x2{params.seed_low, params.seed_high});
         const u32 word[4] = {noise.x, noise.y, noise.z, noise.w};
 #pragma unroll
         for (u32 c = 0; c < 4; c++) {
@@ -227,9 +230,17 @@ KERNEL(lm_head, LmHeadArgs, THREADS, 1) {
     const u32 row_groups = (params.rows + ROWS - 1) / ROWS;
     const u32 slice = blockIdx.x / row_groups;
     const u32 first_row = blockIdx.x % row_groups * ROWS;
+    const u32 rows = min(params.rows - first_row, ROWS);
+    u32 ended = 0;
+    while (ended < rows && has_ended(args.steps, first_row + ended)) {
+        ended++;
+    }
+    if (ended == rows) {
+        return; // lm_head_combine.cu does not look at their records
+    }
     project(args, shared, first_row, slice * SLICE);
     __syncthreads();
-    for (u32 r = threadIdx.x / 32; r < ROWS && first_row + r < params.rows; r += WARPS) {
+    for (u32 r = threadIdx.x / 32; r < rows; r += WARPS) {
         finish(args, shared.logits[r], first_row + r, slice);
     }
 }

@@ -10,20 +10,21 @@
 //          the largest of each slice, so the k-th largest of the lists is that of the row.
 // Numerics as sampling.cu; z has one more rounding, s + theirs.
 //
-// Header: SOFT_CAP.
+// Header: SOFT_CAP, HAS_STEPS.
 
 // #include "common/prelude.cuh"
 // #include "common/warp.cuh"
 // #include "common/random.cuh"
 // #include "common/draw.cuh"
 // #include "common/lm_head_params.cuh"
+// #include "common/steps.cuh"
 
 struct LmHeadCombineArgs {
     LmHeadParams params;
     const SamplingRow* rows;
     u32* partials;
     u32x4* sampled;
-    u64 pad;
+    const u32* steps; // see steps.cuh
 };
 
 constexpr u32 THREADS = 256;
@@ -88,6 +89,12 @@ KERNEL(lm_head_combine, LmHeadCombineArgs, THREADS, 1) {
     Shared& shared = shared_memory<Shared>();
     const u32 index = blockIdx.x;
     const SamplingRow& row = args.rows[index];
+    if (has_ended(args.steps, index)) {
+        if (threadIdx.x == 0) {
+            args.sampled[index] = nothing_drawn(row);
+        }
+        return;
+    }
     const u32* records = args.partials + u64(index) * params.slices * params.stride;
     const auto value = [&](f32 l) { return value_of(l, params.cap_scale, params.cap_limit); };
     const auto record_of = [&](u32 slice) {
@@ -154,7 +161,7 @@ KERNEL(lm_head_combine, LmHeadCombineArgs, THREADS, 1) {
     }
     const u32 token = row.greedy != 0 ? ~u32(top) : ~u32(drawn);
     if (token == NO_TOKEN || sums[2] != 0.0f) {
-        args.sampled[index] = u32x4{NO_TOKEN, NAN, NAN, row.confidence == 0 ? 0 : NAN};
+        args.sampled[index] = nothing_drawn(row);
         return;
     }
     const f32 z = z_of_value(value(row.greedy != 0 ? top_logit : own_logit), row, peak);

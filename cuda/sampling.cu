@@ -370,6 +370,13 @@ KERNEL(sampling, SamplingArgs, THREADS, 1) {
     const u32 index = blockIdx.x;
     Row row{args.logits + u64(index) * params.logits_row_stride, params.vocab, args.rows[index], 0.0f};
 
+    if (has_ended(args.steps, index)) {
+        if (threadIdx.x == 0) {
+            args.sampled[index] = nothing_drawn(row.how);
+        }
+        return;
+    }
+
     // Pass 1: the largest logit and its lowest id; is there NaN or +inf. Ids of a thread ascend, so > keeps the lowest.
     f32 own = __uint_as_float(NEGATIVE_INFINITY);
     u32 own_id = NO_TOKEN;
@@ -388,7 +395,7 @@ KERNEL(sampling, SamplingArgs, THREADS, 1) {
     const u32 top_id = id_of(reduce_best(shared, key_of(own), own_id));
     if (__syncthreads_or(is_undefined) != 0 || top_id == NO_TOKEN) {
         if (threadIdx.x == 0) {
-            args.sampled[index] = u32x4{NO_TOKEN, NAN, NAN, row.how.confidence == 0 ? 0 : NAN};
+            args.sampled[index] = nothing_drawn(row.how);
         }
         return;
     }

@@ -3,6 +3,8 @@
 //   of a row whose slot is alive: ring[draws % window] = confidence; draws += 1; group = mean of the ring once it is full
 //     stopped = 1 token = NO_TOKEN, 2 token is an end token, 3 draws = budget, 4 group < threshold; the first that holds
 //   of another row: token = NO_TOKEN, numbers NaN
+//   with HAS_STEPS, a row that stops at step s ends at s + 1, or for 3 and 4, whose token is fed once more, at s + 2;
+//     another row ends at s + 1
 //
 // Shapes     sampled [rows] of (token, log_prob, entropy, confidence); tables: (slot, budget) per row, then end tokens;
 //            state, words: flags [slots] (1 alive), records [slots] of (draws, group, stopped, 0), rings [slots][window].
@@ -10,10 +12,11 @@
 // Numerics   f32: each lane adds every 32nd of the ring, then a fixed tree. Before the ring is full the group is 0, which
 //            the host does not show.
 //
-// Header     THREADS: 32.
+// Header     THREADS: 32, HAS_STEPS.
 
 // #include "common/prelude.cuh"
 // #include "common/warp.cuh"
+// #include "common/steps.cuh"
 
 struct Params {
     u32 rows;
@@ -31,11 +34,18 @@ struct StopArgs {
     const u32* tables;
     u32x4* sampled;
     u32* state;
-    u64 pad;
+    u32* steps; // see steps.cuh
 };
 
 constexpr u32 NAN = 0x7fc00000u;
 constexpr u32 NO_TOKEN = 0xffffffffu;
+
+// Ends a row, unless it has ended before.
+DEVICE void end(u32* steps, u32 row, u32 after) {
+    if (HAS_STEPS) {
+        steps[3 + row] = min(steps[3 + row], steps[0] + after);
+    }
+}
 
 KERNEL(stop, StopArgs, THREADS, 1) {
     const Params& params = args.params;
@@ -69,6 +79,7 @@ KERNEL(stop, StopArgs, THREADS, 1) {
     }
     if (!is_alive) {
         args.sampled[row] = u32x4{NO_TOKEN, NAN, NAN, NAN};
+        end(args.steps, row, 1);
         return;
     }
     const u32 now = draws + 1;
@@ -88,4 +99,7 @@ KERNEL(stop, StopArgs, THREADS, 1) {
     record[1] = is_full ? __float_as_uint(mean) : 0;
     record[2] = stopped;
     args.state[slot] = stopped == 0 ? 1 : 0;
+    if (stopped != 0) {
+        end(args.steps, row, stopped < 3 ? 1 : 2);
+    }
 }

@@ -55,7 +55,7 @@ fn attention(
     let rows = tables[2] + tables[item] * 8u;
     let num_queries = tables[item + 1u] * GROUP;
     let runs = tables[3] + tables[item + 2u] * 8u;
-    let num_runs = tables[item + 3u];
+    let num_runs = select(tables[item + 3u], 0u, have_ended(item));
     let pages = tables[4] + tables[item + 4u];
     let query_group = lane / KEY_GROUPS;
     let key_group = lane % KEY_GROUPS;
@@ -207,6 +207,9 @@ fn attention(
 
     // -- write the partial state, or the rows
     for (var query = lane; query < num_queries; query += LANES) {
+        if has_ended(tables[rows + query / GROUP * 8u]) {
+            total[query] = 0.0; // it sees nothing
+        }
         rescale[query] = select(1.0 / total[query], 0.0, total[query] == 0.0);
         store_lse(share, out_place(share, rows, query), most[query], total[query]);
     }

@@ -41,7 +41,7 @@ fn attention_subgroup(
     let num_queries = max(tables[item + 1u] * GROUP, first) - first;
     let mine = min((num_queries + SUBGROUP - 1u) / SUBGROUP, QUERIES_PER_LANE);
     // A subgroup without queries has nothing to do; a lane without queries still loads keys for the others.
-    let num_runs = select(0u, tables[item + 3u], subgroupAny(mine > 0u));
+    let num_runs = select(0u, tables[item + 3u], subgroupAny(mine > 0u) && !have_ended(item));
 
     // -- load my queries: [chunk][query]
     var row: array<u32, QUERIES_PER_LANE>;
@@ -190,6 +190,9 @@ fn attention_subgroup(
 
     // -- write the partial states, or the rows
     for (var i = 0u; i < mine; i++) {
+        if has_ended(tables[row[i]]) {
+            total[i] = 0.0; // it sees nothing
+        }
         store_lse(share, place[i], most[i], total[i]);
         total[i] = select(1.0 / total[i], 0.0, total[i] == 0.0);
     }

@@ -247,6 +247,9 @@ fn kv_append(
         return;
     }
     let row = item / heads;
+    if has_ended(row) {
+        return;
+    }
     let index = item % heads;
     let entry = step_now() * params.rows + row;
     var place = tables[entry];

@@ -17,19 +17,21 @@
 // Numerics f32, the products of a row and token added in the order of width, so no bit depends on other rows.
 // Limits   width a multiple of 4; 2.8 KiB of workgroup memory.
 //
-// Header: ROWS, SOFT_CAP; storage of hidden and weight.
+// Header: ROWS, SOFT_CAP, HAS_STEPS; storage of hidden and weight.
 
 // #include "common/dtype.wgsl"
 // #include "common/random.wgsl"
 // #include "common/draw.wgsl"
 // #include "common/best.wgsl"
 // #include "common/lm_head_params.wgsl"
+// #include "common/steps.wgsl"
 
 @group(0) @binding(0) var<uniform> params: LmHeadParams;
 @group(0) @binding(1) var<storage, read> rows: array<SamplingRow>;
 @group(0) @binding(2) var<storage, read> hidden: array<hidden_chunk>;
 @group(0) @binding(3) var<storage, read> weight: array<weight_chunk>;
 @group(0) @binding(4) var<storage, read_write> partials: array<u32>;
+@group(0) @binding(5) var<storage, read> steps: array<u32>; // added to the rows' own
 
 const LANES: u32 = 64u;
 alias Best = vec2<u32>;
@@ -76,7 +78,8 @@ fn finish(lane: u32, index: u32, slice: u32, quad: u32, logits: vec4<f32>) {
     var best = -1e30;
     var best_id = NO_TOKEN;
     if row.greedy == 0u && any(kept) {
-        let words = philox4x32(vec4<u32>(quad, row.agent, row.step, 0u), vec2<u32>(params.seed_low, params.seed_high));
+        let counter = vec4<u32>(quad, row.agent, row.step + step_now(), 0u);
+        let words = philox4x32(counter, vec2<u32>(params.seed_low, params.seed_high));
         for (var c = 0u; c < 4u; c += 1u) {
             let score = z[c] + gumbel(words[c]);
             if kept[c] && score > best {
@@ -140,6 +143,14 @@ fn lm_head(
     }
     let slice = item / row_groups;
     let first_row = item % row_groups * ROWS;
+    let num_rows = min(params.rows - first_row, ROWS);
+    var ended = 0u;
+    while ended < num_rows && has_ended(first_row + ended) {
+        ended++;
+    }
+    if ended == num_rows {
+        return; // lm_head_combine.wgsl does not look at their records
+    }
     let quad = slice * LANES + lane;
     let token = min(vec4<u32>(4u * quad) + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(params.vocab - 1u));
     let first = vec4<u32>(params.weight_base) + token * params.weight_row;
@@ -159,7 +170,7 @@ fn lm_head(
         }
     }
     for (var r = 0u; r < ROWS; r += 1u) {
-        if first_row + r < params.rows {
+        if r < num_rows {
             finish(lane, first_row + r, slice, quad, logits[r]);
         }
     }

@@ -10,17 +10,19 @@
 //          the largest of each slice, so the k-th largest of the lists is that of the row.
 // Numerics as sampling.wgsl; z has one more rounding, s + theirs.
 //
-// Header: SOFT_CAP.
+// Header: SOFT_CAP, HAS_STEPS.
 
 // #include "common/random.wgsl"
 // #include "common/draw.wgsl"
 // #include "common/best.wgsl"
 // #include "common/lm_head_params.wgsl"
+// #include "common/steps.wgsl"
 
 @group(0) @binding(0) var<uniform> params: LmHeadParams;
 @group(0) @binding(1) var<storage, read> rows: array<SamplingRow>;
 @group(0) @binding(2) var<storage, read_write> partials: array<u32>;
 @group(0) @binding(3) var<storage, read_write> sampled: array<vec4<u32>>;
+@group(0) @binding(4) var<storage, read> steps: array<u32>;
 
 const LANES: u32 = 256u;
 alias Best = vec3<u32>;
@@ -88,6 +90,12 @@ fn lm_head_combine(
         return;
     }
     let row = rows[index];
+    if has_ended(index) {
+        if lane == 0u {
+            sampled[index] = nothing_drawn(row);
+        }
+        return;
+    }
     let first = index * params.slices * params.stride;
     var top = vec3<u32>(0u, NO_TOKEN, 0u);
     var undefined = 0.0;
@@ -156,7 +164,7 @@ fn lm_head_combine(
     }
     let token = select(best.y, top.y, row.greedy != 0u);
     if token == NO_TOKEN || total.z != 0.0 {
-        sampled[index] = vec4<u32>(NO_TOKEN, NAN, NAN, select(NAN, 0u, row.confidence == 0u));
+        sampled[index] = nothing_drawn(row);
         return;
     }
     let bits = select(best.z, peak_bits, row.greedy != 0u);

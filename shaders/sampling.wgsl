@@ -184,6 +184,12 @@ fn sampling(
         return;
     }
     let row = rows[index];
+    if has_ended(index) {
+        if lane == 0u {
+            sampled[index] = nothing_drawn(row);
+        }
+        return;
+    }
     let start = params.logits_offset + index * params.logits_row_stride;
     let quads = (params.vocab + 3u) / 4u;
 
@@ -279,7 +285,7 @@ fn sampling(
     if lane == 0u {
         let token = select(drawn.y, top.y, row.greedy != 0u);
         if token == NO_TOKEN || atomicLoad(&undefined_lanes) != 0u {
-            sampled[index] = vec4<u32>(NO_TOKEN, NAN, NAN, select(NAN, 0u, row.confidence == 0u));
+            sampled[index] = nothing_drawn(row);
         } else {
             let bits = load_bits(start, token / 4u);
             let z = z_of(bits, keys_of(bits), row, peak)[token % 4u];

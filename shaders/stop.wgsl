@@ -3,12 +3,16 @@
 //   of a row whose slot is alive: ring[draws % window] = confidence; draws += 1; group = mean of the ring once it is full
 //     stopped = 1 token = NO_TOKEN, 2 token is an end token, 3 draws = budget, 4 group < threshold; the first that holds
 //   of another row: token = NO_TOKEN, numbers NaN
+//   with HAS_STEPS, a row that stops at step s ends at s + 1, or for 3 and 4, whose token is fed once more, at s + 2;
+//     another row ends at s + 1
 //
 // Shapes     sampled [rows] of (token, log_prob, entropy, confidence); tables: (slot, budget) per row, then end tokens;
 //            state, words: flags [slots] (1 alive), records [slots] of (draws, group, stopped, 0), rings [slots][window].
 // Grid       one workgroup of 64 lanes per row, folded to 2-D. Rows have distinct slots.
 // Numerics   f32: each lane adds every 64th of the ring, then a fixed tree. Before the ring is full the group is NaN's
 //            place holder 0, which the host does not show.
+//
+// Header     HAS_STEPS.
 
 struct Params {
     rows: u32,
@@ -25,6 +29,7 @@ struct Params {
 @group(0) @binding(1) var<storage, read> tables: array<u32>;
 @group(0) @binding(2) var<storage, read_write> sampled: array<vec4<u32>>;
 @group(0) @binding(3) var<storage, read_write> state: array<u32>;
+@group(0) @binding(4) var<storage, read_write> steps: array<u32>; // see common/steps.wgsl
 
 const LANES: u32 = 64u;
 const NAN: u32 = 0x7fc00000u;
@@ -32,6 +37,13 @@ const NO_TOKEN: u32 = 0xffffffffu;
 
 var<workgroup> sums: array<f32, 64>;
 var<workgroup> hits: array<u32, 64>;
+
+// Ends a row, unless it has ended before.
+fn end(row: u32, after: u32) {
+    if HAS_STEPS {
+        steps[3u + row] = min(steps[3u + row], steps[0] + after);
+    }
+}
 
 @compute @workgroup_size(64)
 fn stop(
@@ -81,6 +93,7 @@ fn stop(
     }
     if !is_alive {
         sampled[row] = vec4<u32>(NO_TOKEN, NAN, NAN, NAN);
+        end(row, 1u);
         return;
     }
     let now = draws + 1u;
@@ -100,4 +113,7 @@ fn stop(
     state[record + 1u] = select(0u, bitcast<u32>(mean), is_full);
     state[record + 2u] = stopped;
     state[slot] = select(0u, 1u, stopped == 0u);
+    if stopped != 0u {
+        end(row, select(2u, 1u, stopped < 3u));
+    }
 }

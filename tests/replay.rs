@@ -4,6 +4,8 @@
 //! tiles called full that are full in the first step only (tiles and splits, layers); a row that stays at its slot, or at the
 //! position of the first step (masks and others); a place past the room written (past the room); noise of the first step
 //! (draws).
+#[path = "replay/ended.rs"]
+mod ended;
 mod harness;
 
 use colatent::attention::{AttentionArgs, AttentionPlan, AttentionProblem, QueryRows};
@@ -179,7 +181,7 @@ fn anew(case: &Case, device: &Device, steps: impl IntoIterator<Item = usize>) ->
 /// A team with room for `room` steps, and its plans over a counter.
 fn ahead(case: &Case, device: &Device, room: usize) -> (Team, (KvAppendPlan, AttentionPlan), Steps) {
     let mut team = Team::new(case, device);
-    let steps = Steps::new(device, room as u32).unwrap();
+    let steps = Steps::of_rows(device, room as u32, team.views.len()).unwrap();
     let appended = team.cache.append_steps(&team.views, team.modality, room).unwrap();
     let plans = team.plan(device, &appended, Some(&steps));
     (team, plans, steps)

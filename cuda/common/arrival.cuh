@@ -12,7 +12,13 @@ DEVICE void merge_row(const AttentionArgs& args, u32 row, u32 head, u32 list, u3
     merge_head<VALUE_DIM / 4>(args.merge, memory, args.tables + list, count, row, head, thread_of_tile());
 }
 
-// The rows of an item without runs: nobody else writes them. All `warps` of the workgroup.
+// States of a row: none if it has ended. Its workgroups do not wait for each other then: all write the same.
+DEVICE u32 num_states(const AttentionArgs& args, u32 row) {
+    const u32 indptr = args.tables[args.merge.header + 1] + row;
+    return has_ended(args.steps, row) ? 0 : args.tables[indptr + 1] - args.tables[indptr];
+}
+
+// The rows of an item without runs, or of rows that have ended. All `warps` of the workgroup.
 DEVICE void merge_nothing(const AttentionArgs& args, u32 rows, u32 num_rows, u32 share, u32 warps) {
     for (u32 i = threadIdx.x / 32; first_lane_of(share) == 0 && i < num_rows * GROUP; i += warps) {
         merge_row(args, args.tables[rows + i / GROUP * 8], first_head_of(share) + i % GROUP, 0, 0);
@@ -31,8 +37,8 @@ DEVICE void merge_arrived(const AttentionArgs& args, u32 rows, u32 num_rows, u32
     const u32 thread = thread_of_tile();
     for (u32 i = thread; i < num_rows; i += warps * 32) {
         const u32 row = args.tables[rows + i * 8];
-        const u32 count = (args.tables[indptr + row + 1] - args.tables[indptr + row]) * VALUE_PARTS;
-        if (count == 1) {
+        const u32 count = num_states(args, row) * VALUE_PARTS;
+        if (count <= 1) {
             is_last[i] = 1;
             continue;
         }
@@ -48,8 +54,7 @@ DEVICE void merge_arrived(const AttentionArgs& args, u32 rows, u32 num_rows, u32
     for (u32 i = thread_of_tile() / 32; i < num_rows * GROUP; i += warps) {
         if (is_last[i / GROUP] != 0) {
             const u32 row = args.tables[rows + i / GROUP * 8], first = args.tables[indptr + row];
-            const u32 count = args.tables[indptr + row + 1] - first;
-            merge_row(args, row, first_head_of(share) + i % GROUP, index + first, count);
+            merge_row(args, row, first_head_of(share) + i % GROUP, index + first, num_states(args, row));
         }
     }
 }

@@ -23,6 +23,11 @@ constexpr u32 NO_TOKEN = 0xffffffffu;
 constexpr u32 LOWEST_KEY = 0x00800000u; // of finite logits
 constexpr f32 LOG2_E = 1.44269504f;
 
+// What a row without a distribution says, or one that has ended.
+DEVICE u32x4 nothing_drawn(const SamplingRow& how) {
+    return u32x4{NO_TOKEN, NAN, NAN, how.confidence == 0 ? 0 : NAN};
+}
+
 // Order-preserving: larger float, larger key; -0 is 0; -inf is below LOWEST_KEY.
 DEVICE u32 key_of(f32 x) {
     const u32 b = __float_as_uint(x + 0.0f);

@@ -11,6 +11,15 @@ struct Gap {
     u32 first[2], count[2];
 };
 
+// Whether all rows of an item have ended: nobody sees its keys. `rows` is a word of the tables.
+DEVICE bool have_ended(const AttentionArgs& args, u32 rows, u32 num_rows) {
+    u32 ended = 0;
+    while (HAS_STEPS && ended < num_rows && has_ended(args.steps, args.tables[rows + ended * 8])) {
+        ended++;
+    }
+    return HAS_STEPS && ended == num_rows;
+}
+
 DEVICE bool sees(const Sight& sight, const Gap& gap, u32 query, u32 token) {
     const bool is_in_run = token - sight.first[query] < sight.count[query];
     return is_in_run && !(HAS_GAP && token - gap.first[query] < gap.count[query]);

@@ -21,6 +21,11 @@ const NEGATIVE_INFINITY: u32 = 0xff800000u;
 const NAN: u32 = 0x7fc00000u;
 const NO_TOKEN: u32 = 0xffffffffu;
 
+// What a row without a distribution says, or one that has ended.
+fn nothing_drawn(row: SamplingRow) -> vec4<u32> {
+    return vec4<u32>(NO_TOKEN, NAN, NAN, select(NAN, 0u, row.confidence == 0u));
+}
+
 // Order-preserving: larger float, larger key; -0 is 0; 0 for what is not finite (finite keys start at 0x00800000).
 fn keys_of(bits: vec4<u32>) -> vec4<u32> {
     let b = select(bits, vec4<u32>(0u), bits == vec4<u32>(0x80000000u));

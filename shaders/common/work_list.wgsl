@@ -6,7 +6,8 @@
 //           that any row sees, end of what the first step sees]; rule [birth kind, 3 operands, death
 //           kind, operand, 0, 0]. A run lies in one span; its tiles of keys start at multiples of the tile from the span.
 // Steps     with HAS_STEPS rows stand as many slots further on as the counter says, and runs go as many tokens further;
-//           a tile is full only if it is in every step of the plan's room.
+//           a tile is full only if it is in every step of the plan's room. A row that has ended sees nothing; an item of
+//           such rows is one without runs.
 // Output    with WRITES_STATES partial states: [state, num_q_heads] of value and (lse, -, -, -), f32, which merge.wgsl puts
 //           together. Without, where every row has one state that needs no epilogue, the rows [row, num_q_heads, value dim].
 // Constants GROUP, HEAD_PARTS, VALUE_CHUNKS, VALUE_PARTS, WRITES_STATES, HAS_SHIFT, HAS_STEPS, PAIRS_ARE_HALVES, ROPE_FIRST, ROPE_PAIRS;
@@ -118,6 +119,18 @@ fn query_chunk(base: u32, c: u32, shift: u32) -> vec4<f32> {
         }
     }
     return x;
+}
+
+// Whether all rows of the item at word `item` have ended: nobody sees its keys.
+fn have_ended(item: u32) -> bool {
+    var ended = 0u;
+    if HAS_STEPS {
+        while ended < tables[item + 1u] && has_ended(tables[tables[2] + (tables[item] + ended) * 8u]) {
+            ended++;
+        }
+        return ended == tables[item + 1u];
+    }
+    return false;
 }
 
 // One past the last token of a run that may be seen at this step: the bound of the first step, and a token a step.

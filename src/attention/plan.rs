@@ -66,7 +66,7 @@ impl AttentionPlan {
     /// As [`AttentionPlan::new`], for the rows of every step; [`crate::Error::SplitSpan`] where a row would see tokens of
     /// later steps; [`crate::Error::Invalid`] for a counter of another device.
     pub fn over(device: &Device, problem: &AttentionProblem<'_>, steps: &Steps) -> Result<Self> {
-        steps.validate(OP, device)?;
+        steps.validate(OP, device, problem.num_rows())?;
         AttentionPlan::with(device, problem, Some(steps.clone()))
     }
 

@@ -105,13 +105,15 @@ pub(super) fn run(plan: &AttentionPlan, args: &AttentionArgs<'_>) -> Result<()> 
     };
     let spec = &plan.spec;
     let step = plan.steps.as_ref().map_or(Ok(0), Steps::now)?;
+    let ended = plan.steps.as_ref().map_or(Ok(vec![]), Steps::ended)?;
     let (heads, group, dim, dim_v) = (spec.num_q_heads, spec.group(), spec.head_dim, spec.head_dim_v);
     let (q, k, v) = (Reader::new(args.q)?, Reader::new(args.k)?, Reader::new(args.v)?);
     let mut out = vec![0f64; plan.num_rows * heads * dim_v];
     let mut lse = vec![f64::NEG_INFINITY; plan.num_rows * heads];
     let per_row = out.par_chunks_mut(heads * dim_v).zip(lse.par_chunks_mut(heads)).zip(&snapshot.rows).enumerate();
     per_row.for_each(|(r, ((out, lse), row))| {
-        let seen = snapshot.visible(spec, row, step);
+        let has_ended = ended.get(r).copied().unwrap_or(false);
+        let seen = if has_ended { vec![] } else { snapshot.visible(spec, row, step) };
         for head in 0..heads {
             let query = q.vector([r, head, 0], dim);
             let mut turned: Vec<([i32; 4], Vec<f64>)> = Vec::new();

@@ -40,7 +40,7 @@ impl KvAppendPlan {
     /// As [`KvAppendPlan::new`], and [`crate::Error::Invalid`] if the places are not the same number for each step or the
     /// counter is another device's.
     pub fn over(device: &Device, problem: &KvAppendProblem, steps: &Steps) -> Result<Self> {
-        steps.validate(OP, device)?;
+        steps.validate(OP, device, problem.places.len() / steps.room() as usize)?;
         if !problem.places.len().is_multiple_of(steps.room() as usize) {
             let expected = format!("the same number of rows for each of {} steps", steps.room());
             return Err(Error::invalid(OP, "places", expected, problem.places.len()));

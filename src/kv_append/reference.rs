@@ -38,10 +38,11 @@ pub(super) fn run(plan: &KvAppendPlan, args: &KvAppendArgs) -> Result<()> {
         x
     };
     // The rows of the step; past the room nothing is stored.
-    let (step, is_past) = match &plan.steps {
-        Some(steps) => (steps.now()? as usize, steps.count()? >= steps.room()),
-        None => (0, false),
+    let (step, is_past, ended) = match &plan.steps {
+        Some(steps) => (steps.now()? as usize, steps.count()? >= steps.room(), steps.ended()?),
+        None => (0, false, vec![]),
     };
+    let has_ended = |row: usize| ended.get(row).copied().unwrap_or(false);
     let places = plan.places.iter().skip(step * plan.rows()).take(plan.rows());
     let places: Vec<u32> = places.map(|&place| if is_past { PADDING } else { place }).collect();
     let positions = &plan.positions[step * plan.rows()..][..plan.rows()];
@@ -49,7 +50,7 @@ pub(super) fn run(plan: &KvAppendPlan, args: &KvAppendArgs) -> Result<()> {
     {
         let mut out = lock_write(q);
         let s = args.q.strides();
-        for (row, position) in positions.iter().enumerate() {
+        for (row, position) in positions.iter().enumerate().filter(|&(row, _)| !has_ended(row)) {
             let scale = f64::from(spec.q_scale) * temperature(spec.q_temperature, position[0]);
             for h in 0..spec.num_q_heads {
                 let mut x = read(row, layout.q, h, spec.head_dim);
@@ -60,7 +61,7 @@ pub(super) fn run(plan: &KvAppendPlan, args: &KvAppendArgs) -> Result<()> {
             }
         }
     }
-    let rows = || (0..places.len()).filter(|&row| places[row] != PADDING);
+    let rows = || (0..places.len()).filter(|&row| places[row] != PADDING && !has_ended(row));
     let at = |row: usize, h: usize, s: &[usize]| {
         let place = places[row] as usize;
         place / plan.page_size * s[0] + h * s[1] + place % plan.page_size * s[2]

@@ -20,6 +20,8 @@ struct ProjectArgs {
     hidden: u64,
     weight: u64,
     partials: u64,
+    steps: u64,
+    pad: u64,
 }
 
 /// The argument of the kernel over rows.
@@ -30,10 +32,10 @@ struct CombineArgs {
     rows: u64,
     partials: u64,
     sampled: u64,
-    pad: u64,
+    steps: u64,
 }
 
-const _: () = assert!(size_of::<ProjectArgs>() == 96 && size_of::<CombineArgs>() == 96);
+const _: () = assert!(size_of::<ProjectArgs>() == 112 && size_of::<CombineArgs>() == 96);
 
 /// Threads of a block, as in the kernels.
 const THREADS: usize = 256;
@@ -50,29 +52,31 @@ fn block_rows(rows: usize, is_mma: bool) -> usize {
     }
 }
 
-fn project(rows: usize, is_mma: bool, types: [DType; 2], soft_cap: bool) -> Variant {
+fn project(rows: usize, is_mma: bool, types: [DType; 2], [soft_cap, has_steps]: [bool; 2]) -> Variant {
     Variant::new("lm_head")
         .u32("ROWS", block_rows(rows, is_mma))
         .bool("MMA", is_mma)
         .bool("SOFT_CAP", soft_cap)
+        .bool("HAS_STEPS", has_steps)
         .storage("hidden", types[0])
         .storage("weight", types[1])
 }
 
-fn combine(soft_cap: bool) -> Variant {
-    Variant::new("lm_head_combine").bool("SOFT_CAP", soft_cap)
+fn combine([soft_cap, has_steps]: [bool; 2]) -> Variant {
+    Variant::new("lm_head_combine").bool("SOFT_CAP", soft_cap).bool("HAS_STEPS", has_steps)
 }
 
-/// Tensor-core products of both types and sizes, some others; caps take turns.
+/// Tensor-core products of both types and sizes, some others; caps and steps take turns.
 pub(super) fn variants() -> Vec<(String, String)> {
     use DType::{BF16, F16, F32};
-    let mut all: Vec<Variant> = [false, true].map(combine).to_vec();
+    let mut all: Vec<Variant> = [[false, true], [true, false]].map(combine).to_vec();
     all.extend(
         [(16, F16, false), (64, F16, true), (16, BF16, true), (64, BF16, false)]
-            .map(|(rows, dtype, cap)| project(rows, true, [dtype, dtype], cap)),
+            .map(|(rows, dtype, cap)| project(rows, true, [dtype, dtype], [cap, cap == (rows == 64)])),
     );
     all.extend(
-        [(F32, F32, false), (F32, BF16, true), (F16, BF16, false)].map(|(h, w, cap)| project(8, false, [h, w], cap)),
+        [(F32, F32, false), (F32, BF16, true), (F16, BF16, false)]
+            .map(|(h, w, cap)| project(8, false, [h, w], [cap, h == w])),
     );
     all.iter().map(|v| (format!("{} {}", v.kernel, v.options()), v.cuda())).collect()
 }
@@ -106,9 +110,9 @@ pub(super) fn ready(
     workspace: &mut Workspace,
 ) -> Result<([Arc<Kernel>; 2], CudaSpace)> {
     let (p, is_mma) = (&plan.problem, places(plan, gpu, args)?.is_mma);
-    let soft_cap = p.soft_cap.is_some();
-    let project = gpu.kernel(&project(p.rows.len(), is_mma, [p.hidden_dtype, p.weight_dtype], soft_cap))?;
-    let combine = gpu.kernel(&combine(soft_cap))?;
+    let options = [p.soft_cap.is_some(), plan.steps.is_some()];
+    let project = gpu.kernel(&project(p.rows.len(), is_mma, [p.hidden_dtype, p.weight_dtype], options))?;
+    let combine = gpu.kernel(&combine(options))?;
     let tables = || bytemuck::cast_slice(&plan.table).to_vec();
     Ok(([project, combine], workspace.load_cuda(OP, gpu, plan.id, plan.scratch_bytes(), tables)?))
 }
@@ -124,10 +128,15 @@ pub(super) fn run(plan: &LmHeadPlan, gpu: &Arc<Gpu>, args: &LmHeadArgs, workspac
         return Ok(());
     }
     let ([project, combine], space) = ready(plan, gpu, args, workspace)?;
+    let steps = match &plan.steps {
+        Some(steps) => steps.buffer().block(gpu, OP, "steps")?.address(),
+        None => 0,
+    };
     for round in 0..plan.rounds {
         let params = Params::new(plan, round, [0, hidden.1], [0, weight.1]);
         let (rows_table, partials) = (space.tables, space.scratch);
-        let args = ProjectArgs { params, rows: rows_table, hidden: hidden.0, weight: weight.0, partials };
+        let (hidden, weight) = (hidden.0, weight.0);
+        let args = ProjectArgs { params, rows: rows_table, hidden, weight, partials, steps, pad: 0 };
         gpu.launch(&Launch {
             kernel: &project,
             groups: plan.slices() * rows.div_ceil(block_rows(rows, is_mma)),
@@ -135,7 +144,7 @@ pub(super) fn run(plan: &LmHeadPlan, gpu: &Arc<Gpu>, args: &LmHeadArgs, workspac
             shared_bytes: block_rows(rows, is_mma) * super::SLICE * 4,
             args: bytemuck::bytes_of(&args),
         })?;
-        let args = CombineArgs { params, rows: rows_table, partials, sampled, pad: 0 };
+        let args = CombineArgs { params, rows: rows_table, partials, sampled, steps };
         gpu.launch(&Launch {
             kernel: &combine,
             groups: rows,

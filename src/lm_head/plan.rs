@@ -3,9 +3,10 @@
 use super::problem::{LmHeadArgs, LmHeadProblem};
 use super::{OP, SLICE, reference};
 use crate::sampling::{RowParams, SamplingOutput, row_params};
-use crate::{Device, Error, Result, Workspace};
+use crate::{Device, Error, Result, Steps, Workspace};
 
-/// A validated [`LmHeadProblem`] on a device. Built once per step, for all rows of the step.
+/// A validated [`LmHeadProblem`] on a device. Built once per step, or once [for many steps](LmHeadPlan::over), for all
+/// rows of the step.
 pub struct LmHeadPlan {
     pub(super) device: Device,
     /// Names the plan's tables in a workspace.
@@ -16,6 +17,8 @@ pub struct LmHeadPlan {
     pub(super) list: usize,
     /// 2 if a row is truncated.
     pub(super) rounds: usize,
+    /// The counter that is added to the rows' steps.
+    pub(super) steps: Option<Steps>,
 }
 
 /// Words of a slice's record without its list.
@@ -28,6 +31,20 @@ impl LmHeadPlan {
     /// Those of [`LmHeadProblem::validate`], and [`Error::Unsupported`] for a width or a size that the device's kernel does
     /// not serve.
     pub fn new(device: &Device, problem: &LmHeadProblem) -> Result<Self> {
+        LmHeadPlan::with(device, problem, None)
+    }
+
+    /// A plan for all steps that the counter has room for: a run draws with the noise of the rows' steps plus the
+    /// counter. Of rows that have ended it says [`NO_TOKEN`](crate::sampling::NO_TOKEN).
+    ///
+    /// # Errors
+    /// As [`LmHeadPlan::new`], and [`Error::Invalid`] for a counter of another device or of other rows.
+    pub fn over(device: &Device, problem: &LmHeadProblem, steps: &Steps) -> Result<Self> {
+        steps.validate(OP, device, problem.rows.len())?;
+        LmHeadPlan::with(device, problem, Some(steps.clone()))
+    }
+
+    fn with(device: &Device, problem: &LmHeadProblem, steps: Option<Steps>) -> Result<Self> {
         problem.validate()?;
         let draw = problem.draw();
         let table: Vec<RowParams> = problem.rows.iter().map(|row| row_params(&draw, row)).collect();
@@ -39,6 +56,7 @@ impl LmHeadPlan {
             list: table.iter().map(|row| row.top_k.max(row.confidence) as usize).max().unwrap_or(0),
             rounds: if table.iter().any(is_cut) { 2 } else { 1 },
             table,
+            steps,
         };
         if !matches!(device, Device::Reference) {
             if !problem.width.is_multiple_of(4) {
@@ -146,7 +164,8 @@ impl std::fmt::Display for LmHeadPlan {
         write!(f, "{OP} on {}: {} rows of {} {}", self.device, p.rows.len(), p.width, p.hidden_dtype)?;
         write!(f, ", {} tokens in {} slices, {} listed", p.vocab, self.slices(), self.list)?;
         write!(f, "; {} rounds over {bytes} bytes of {} weight", self.rounds, p.weight_dtype)?;
-        write!(f, ", {} bytes of partial results", self.scratch_bytes())
+        write!(f, ", {} bytes of partial results", self.scratch_bytes())?;
+        self.steps.as_ref().map_or(Ok(()), |steps| write!(f, ", {} steps", steps.room()))
     }
 }
 

@@ -5,6 +5,7 @@ use rayon::prelude::*;
 use super::OP;
 use super::plan::LmHeadPlan;
 use super::problem::LmHeadArgs;
+use crate::sampling::SamplingRow;
 use crate::tensor::{Memory, lock_read, lock_write};
 use crate::{Buffer, Error, Result};
 
@@ -19,6 +20,8 @@ fn host<'a>(name: &'static str, buffer: &'a Buffer) -> Result<&'a std::sync::RwL
 
 pub(super) fn run(plan: &LmHeadPlan, args: &LmHeadArgs) -> Result<()> {
     let (problem, draw) = (&plan.problem, plan.problem.draw());
+    let step = plan.steps.as_ref().map_or(Ok(0), crate::Steps::now)?;
+    let ended = plan.steps.as_ref().map_or(Ok(vec![]), crate::Steps::ended)?;
     let rows: Vec<[u8; 16]> = {
         let hidden = lock_read(host("hidden", args.hidden.buffer())?);
         // One tensor may be read as both.
@@ -37,7 +40,14 @@ pub(super) fn run(plan: &LmHeadPlan, args: &LmHeadArgs) -> Result<()> {
             })
             .collect();
         let logits = |r: usize| columns.iter().map(|column| column[r]).collect::<Vec<f32>>();
-        problem.rows.iter().enumerate().map(|(r, row)| crate::sampling::sample(&draw, row, &logits(r))).collect()
+        let drawn = |(r, row): (usize, &SamplingRow)| match ended.get(r) {
+            Some(true) => crate::sampling::nothing(row),
+            _ => {
+                let row = SamplingRow { step: row.step.wrapping_add(step), ..*row };
+                crate::sampling::sample(&draw, &row, &logits(r))
+            }
+        };
+        problem.rows.iter().enumerate().map(drawn).collect()
     };
     lock_write(host("out", args.out)?)[..rows.len() * 16].copy_from_slice(rows.as_flattened());
     Ok(())

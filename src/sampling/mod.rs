@@ -69,7 +69,7 @@ pub(crate) use params::RowParams;
 pub use plan::{SamplingArgs, SamplingPlan};
 pub(crate) use plan::{row_params, to_normal};
 pub use problem::{SamplingProblem, SamplingRow};
-pub(crate) use reference::sample;
+pub(crate) use reference::{nothing, sample};
 
 use crate::{Buffer, Error, Result};
 

@@ -89,7 +89,7 @@ impl SamplingPlan {
     /// # Errors
     /// As [`SamplingPlan::new`], and [`Error::Invalid`] for a counter of another device.
     pub fn over(device: &Device, problem: &SamplingProblem, steps: &Steps) -> Result<Self> {
-        steps.validate(OP, device)?;
+        steps.validate(OP, device, problem.rows.len())?;
         SamplingPlan::with(device, problem, Some(steps.clone()))
     }
 

@@ -17,9 +17,13 @@ pub(super) fn run(plan: &SamplingPlan, args: &SamplingArgs<'_>) -> Result<()> {
     let target = host(args.out.memory.clone())?;
     let size = logits.dtype().size();
     let step = plan.steps.as_ref().map_or(Ok(0), crate::Steps::now)?;
+    let ended = plan.steps.as_ref().map_or(Ok(vec![]), crate::Steps::ended)?;
     let sampled: Vec<[u8; 16]> = {
         let bytes = lock_read(&source);
         let draw = |(r, row): (usize, &SamplingRow)| {
+            if ended.get(r) == Some(&true) {
+                return nothing(row);
+            }
             let start = logits.offset() + r * logits.strides()[0];
             let element = |i: usize| logits.dtype().decode(&bytes[(start + i) * size..(start + i + 1) * size]);
             let row = SamplingRow { step: row.step.wrapping_add(step), ..*row };
@@ -40,8 +44,7 @@ pub(crate) fn sample(problem: &SamplingProblem, row: &SamplingRow, logits: &[f32
     // total_cmp puts -0 below 0, which are equal here: restore the order of ids within each run of equals.
     order.chunk_by_mut(|&a, &b| logits[a] == logits[b]).for_each(|run| run.sort_unstable());
     if is_undefined || order.is_empty() {
-        let nothing = if row.confidence == 0 { 0.0 } else { f64::NAN };
-        return words(NO_TOKEN, f64::NAN, f64::NAN, nothing);
+        return nothing(row);
     }
 
     let temperature = if row.temperature == 0.0 { 1.0 } else { row.temperature as f64 };
@@ -89,6 +92,11 @@ pub(crate) fn sample(problem: &SamplingProblem, row: &SamplingRow, logits: &[f32
         }
     }
     words(best.1 as u32, log_p(best.1), entropy, confidence)
+}
+
+/// What a row without a distribution says, or one that has ended.
+pub(crate) fn nothing(row: &SamplingRow) -> [u8; 16] {
+    words(NO_TOKEN, f64::NAN, f64::NAN, if row.confidence == 0 { 0.0 } else { f64::NAN })
 }
 
 fn words(token: u32, log_prob: f64, entropy: f64, confidence: f64) -> [u8; 16] {

@@ -19,7 +19,7 @@ struct Args {
     tables: u64,
     sampled: u64,
     state: u64,
-    pad: u64,
+    steps: u64,
 }
 
 const _: () = assert!(size_of::<Args>() == 64);
@@ -27,13 +27,13 @@ const _: () = assert!(size_of::<Args>() == 64);
 /// Threads of a block: a warp.
 const THREADS: usize = 32;
 
-pub(super) fn variant() -> Variant {
-    Variant::new("stop").u32("THREADS", THREADS)
+pub(super) fn variant(has_steps: bool) -> Variant {
+    Variant::new("stop").u32("THREADS", THREADS).bool("HAS_STEPS", has_steps)
 }
 
 /// The compiled kernel and the uploaded tables.
 pub(super) fn ready(plan: &StopPlan, gpu: &Arc<Gpu>, workspace: &mut Workspace) -> Result<(Arc<Kernel>, CudaSpace)> {
-    let kernel = gpu.kernel(&variant())?;
+    let kernel = gpu.kernel(&variant(plan.steps.is_some()))?;
     Ok((kernel, workspace.load_cuda(OP, gpu, plan.id, 0, || plan.tables())?))
 }
 
@@ -47,8 +47,12 @@ pub(super) fn run(plan: &StopPlan, gpu: &Arc<Gpu>, args: &StopArgs, workspace: &
     if plan.rows.is_empty() {
         return Ok(());
     }
+    let steps = match &plan.steps {
+        Some(steps) => steps.buffer().block(gpu, OP, "steps")?.address(),
+        None => 0,
+    };
     let (kernel, space) = ready(plan, gpu, workspace)?;
-    let args = Args { params: Params::new(plan), tables: space.tables, sampled, state, pad: 0 };
+    let args = Args { params: Params::new(plan), tables: space.tables, sampled, state, steps };
     gpu.launch(&Launch {
         kernel: &kernel,
         groups: plan.rows.len(),

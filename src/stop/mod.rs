@@ -13,8 +13,9 @@
 //!
 //! A row whose slot is not alive is silenced: its token becomes [`NO_TOKEN`](crate::sampling::NO_TOKEN), its numbers NaN, so
 //! that nothing behind it takes the draw for one that counts. The state stays on the device. A step of many agents, some of
-//! them finished, is the same launches as before: nobody waits, and the host reads the flags whenever it likes and then
-//! leaves finished agents out of its next plans.
+//! them finished, is the same launches as before: nobody waits. Over a counter of steps ([`StopPlan::over`]) the launches of
+//! later steps pass finished rows over; the host reads the flags whenever it likes and then leaves finished agents out of its
+//! next plans.
 //!
 //! Group confidence is DeepConf's (arXiv 2508.15260): confidence is `-(1/k) sum ln p` over the k most probable tokens, high
 //! where the mass is on few; a group is the last `window` draws. A group never counts before the window is full.
@@ -55,16 +56,16 @@ pub use state::{Slot, StopState, Stopped};
 /// The operation's name in messages.
 const OP: &str = "stop";
 
-/// Name and text of the WGSL kernel, for the checks of the shaders.
+/// Name and text of the WGSL variants, for the checks of the shaders.
 #[cfg(feature = "webgpu")]
 #[doc(hidden)]
 pub fn shader_variants() -> Vec<(String, String)> {
-    vec![("stop".into(), webgpu::variant().wgsl())]
+    [false, true].map(|has_steps| (format!("stop HAS_STEPS={has_steps}"), webgpu::variant(has_steps).wgsl())).into()
 }
 
-/// Name and text of the CUDA kernel, for offline compilation.
+/// Name and text of the CUDA variants, for offline compilation.
 #[cfg(feature = "cuda")]
 #[doc(hidden)]
 pub fn cuda_variants() -> Vec<(String, String)> {
-    vec![("stop".into(), cuda::variant().cuda())]
+    [false, true].map(|has_steps| (format!("stop HAS_STEPS={has_steps}"), cuda::variant(has_steps).cuda())).into()
 }

@@ -2,7 +2,7 @@
 
 use super::problem::{StopArgs, StopProblem};
 use super::{OP, StopRow, reference};
-use crate::{Device, Result, Workspace};
+use crate::{Device, Error, Result, Steps, Workspace};
 
 /// A validated [`StopProblem`] on a device. It serves every step of the same rows.
 #[derive(Clone)]
@@ -15,6 +15,8 @@ pub struct StopPlan {
     pub(super) window: usize,
     pub(super) threshold: f32,
     pub(super) end_tokens: Vec<u32>,
+    /// The counter whose rows it ends.
+    pub(super) steps: Option<Steps>,
 }
 
 impl StopPlan {
@@ -24,6 +26,26 @@ impl StopPlan {
     /// [`crate::Error::Invalid`] for slots that do not exist or come twice, an empty window, or a threshold that is no
     /// number.
     pub fn new(device: &Device, problem: &StopProblem) -> Result<Self> {
+        StopPlan::with(device, problem, None)
+    }
+
+    /// A plan over a counter [of rows](Steps::of_rows): a row that stops also ends there, so that other plans over the
+    /// counter pass it over, on the device. It ends with the next step after an end token or without a distribution. What
+    /// else it drew last is fed at the next step still, so that others may read it, and the row ends with the step behind,
+    /// as agents of an [ensemble](crate::ensemble) do. Run it before [`Steps::advance`].
+    ///
+    /// # Errors
+    /// As [`StopPlan::new`], and [`crate::Error::Invalid`] for a counter of another device or of other rows.
+    pub fn over(device: &Device, problem: &StopProblem, steps: &Steps) -> Result<Self> {
+        steps.validate(OP, device, problem.rows.len())?;
+        if steps.rows() != problem.rows.len() {
+            let expected = format!("a counter of {} rows", problem.rows.len());
+            return Err(Error::invalid(OP, "steps", expected, "one whose rows never end"));
+        }
+        StopPlan::with(device, problem, Some(steps.clone()))
+    }
+
+    fn with(device: &Device, problem: &StopProblem, steps: Option<Steps>) -> Result<Self> {
         problem.validate()?;
         Ok(StopPlan {
             device: device.clone(),
@@ -33,6 +55,7 @@ impl StopPlan {
             window: problem.window,
             threshold: problem.threshold,
             end_tokens: problem.end_tokens.to_vec(),
+            steps,
         })
     }
 
@@ -78,7 +101,7 @@ impl StopPlan {
         args.validate(self.rows.len(), self.slots, self.window)?;
         match &self.device {
             Device::WebGpu(gpu) => super::webgpu::encode(self, gpu, args, workspace, encoder),
-            other => Err(crate::Error::invalid(OP, "device", "a plan for a WebGPU device", other)),
+            other => Err(Error::invalid(OP, "device", "a plan for a WebGPU device", other)),
         }
     }
 }
@@ -86,7 +109,8 @@ impl StopPlan {
 impl std::fmt::Display for StopPlan {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{OP} on {}: {} rows of {} slots", self.device, self.rows.len(), self.slots)?;
-        write!(f, ", groups of {} below {}, {} end tokens", self.window, self.threshold, self.end_tokens.len())
+        write!(f, ", groups of {} below {}, {} end tokens", self.window, self.threshold, self.end_tokens.len())?;
+        self.steps.as_ref().map_or(Ok(()), |steps| write!(f, ", {} steps", steps.room()))
     }
 }
 

@@ -28,11 +28,13 @@ pub(super) fn run(plan: &StopPlan, args: &StopArgs) -> Result<()> {
     let mut sampled = lock_write(host("sampled", args.sampled)?);
     let mut state = lock_write(host("state", args.state.buffer())?);
     let records = plan.slots.next_multiple_of(4);
+    let count = plan.steps.as_ref().map_or(Ok(0), crate::Steps::count)?;
     for (r, row) in plan.rows.iter().enumerate() {
         let slot = row.slot as usize;
         if get(&state, slot) == 0 {
             set(&mut sampled, 4 * r, NO_TOKEN);
             (1..4).for_each(|i| set(&mut sampled, 4 * r + i, f32::NAN.to_bits()));
+            plan.steps.as_ref().map_or(Ok(()), |steps| steps.end(r, count.saturating_add(1)))?;
             continue;
         }
         let (token, confidence) = (get(&sampled, 4 * r), get(&sampled, 4 * r + 3));
@@ -60,6 +62,9 @@ pub(super) fn run(plan: &StopPlan, args: &StopArgs) -> Result<()> {
         set(&mut state, record + 1, (group as f32).to_bits());
         set(&mut state, record + 2, reason);
         set(&mut state, slot, u32::from(reason == 0));
+        if let Some(steps) = plan.steps.as_ref().filter(|_| reason != 0) {
+            steps.end(r, count.saturating_add(if reason < 3 { 1 } else { 2 }))?;
+        }
     }
     Ok(())
 }

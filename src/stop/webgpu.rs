@@ -10,11 +10,11 @@ use crate::backend::source::Variant;
 use crate::backend::webgpu::{Access, Gpu, Launch};
 use crate::{Result, Workspace};
 
-/// Bindings after the params: tables, sampled, state.
-const ACCESS: [Access; 3] = [Access::Read, Access::ReadWrite, Access::ReadWrite];
+/// Bindings after the params: tables, sampled, state, steps.
+const ACCESS: [Access; 4] = [Access::Read, Access::ReadWrite, Access::ReadWrite, Access::ReadWrite];
 
-pub(super) fn variant() -> Variant {
-    Variant::new("stop")
+pub(super) fn variant(has_steps: bool) -> Variant {
+    Variant::new("stop").bool("HAS_STEPS", has_steps)
 }
 
 pub(super) fn encode(
@@ -29,13 +29,17 @@ pub(super) fn encode(
     if plan.rows.is_empty() {
         return Ok(());
     }
-    let kernel = gpu.kernel(&variant(), &ACCESS)?;
+    let kernel = gpu.kernel(&variant(plan.steps.is_some()), &ACCESS)?;
     let space = workspace.load(OP, gpu, plan.id, 0, || plan.tables())?;
     let params = Params::new(plan);
+    let steps = match &plan.steps {
+        Some(steps) => steps.buffer().on(gpu, OP, "steps")?,
+        None => &space.absent[0],
+    };
     let launch = Launch {
         kernel: &kernel,
         params: bytemuck::bytes_of(&params),
-        buffers: &[&space.tables, sampled, state],
+        buffers: &[&space.tables, sampled, state, steps],
         groups: plan.rows.len(),
     };
     let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: Some(OP), timestamp_writes: None });
