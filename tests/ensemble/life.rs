@@ -3,6 +3,7 @@
 use colatent::Error;
 use colatent::ensemble::{AgentId, Ensemble, Input, Insertion, Item, Mode, Rules, Spawn, Stopped, Tree};
 use colatent::kv::{Join, KvCache, Modality, ViewId};
+use proptest::prelude::*;
 
 use super::mind::{Memory, Mind, hashed, tokens};
 use super::{ensemble, scene, spawns, step, warm};
@@ -96,58 +97,69 @@ fn what_does_not_fit_the_flow_is_refused() {
     assert!(Ensemble::new(1, Mode::Live { positions: Join::Parallel, every: 0 }, Rules::default()).is_err());
 }
 
-/// L35: tokens depend on (seed, stream, step) and on what the agent saw. Alone, among others, in another order, with
-/// others dying: the same tokens.
-#[test]
-fn tokens_do_not_depend_on_company() {
-    for (device, len) in devices().iter().flat_map(|d| [(d, 37), (d, 3), (d, 48)]) {
-        let prompt: Vec<u32> = (0..len).map(|i| i % 11).collect();
-        let think = |streams: &[u32], disturb: bool| -> Vec<Vec<u32>> {
-            let mut mind = Mind::new(device);
-            let (root, logits) = mind.prompt(&prompt);
-            let mut e = ensemble(Mode::Isolated);
-            let spawn = |&s: &u32| Spawn { stream: Some(s), sampling: warm(1.0 + s as f32 / 4.0), ..Spawn::default() };
-            let ids = e.spawn(&mut mind.cache, root, &streams.iter().map(spawn).collect::<Vec<_>>()).unwrap();
-            let rows = e.sampling_rows(&ids).unwrap();
-            let first = mind.sample(&e, rows, &vec![logits; ids.len()]);
-            e.begin(&ids, &first).unwrap();
-            for t in 0..6 {
-                if disturb && t == 2 {
-                    e.reorder(&[ids[3], ids[0]]);
-                }
-                if disturb && t == 4 {
-                    e.retire(&mut mind.cache, ids[1]).unwrap();
-                    e.compact();
-                }
-                mind.step(&mut e);
-            }
-            e.agents().iter().map(|a| a.tokens.clone()).collect()
-        };
-        let all = think(&[4, 1, 9, 2], false);
-        assert!(all[0] != all[1] && all[1] != all[2], "{device}: siblings draw for themselves: {all:?}");
-        assert_eq!(think(&[4, 1, 9, 2], true), [&all[3], &all[0], &all[2]].map(Clone::clone), "{device}");
-        assert_eq!(think(&[9], false), [all[2].clone()], "{device}: alone");
-        assert_eq!(think(&[1, 1], false), [all[1].clone(), all[1].clone()], "{device}: one stream");
-    }
-}
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 4, failure_persistence: None, ..ProptestConfig::default() })]
 
-/// L24, L28: a child of an agent is an agent that was fed the same from the start.
-#[test]
-fn a_nested_spawn_is_an_independent_prefill() {
-    for device in devices() {
-        let mut mind = Mind::new(device);
-        let prompt: Vec<u32> = (0..20).collect();
-        let (root, _) = mind.prompt(&prompt);
-        let mut e = ensemble(Mode::Isolated);
-        let parent = e.spawn(&mut mind.cache, root, &spawns(1)).unwrap()[0];
-        (0..5).for_each(|_| drop(mind.step(&mut e)));
-        let suffix: Vec<u32> = [&[500], &e.agent(parent).unwrap().tokens[..], &[17]].concat();
-        let nested = Spawn { suffix: vec![17], stream: Some(40), ..Spawn::default() };
-        let child = e.spawn_from(&mut mind.cache, parent, std::slice::from_ref(&nested)).unwrap()[0];
-        let plain = e.spawn(&mut mind.cache, root, &[Spawn { suffix, ..nested }]).unwrap()[0];
-        (0..5).for_each(|_| drop(mind.step(&mut e)));
-        let said = |id| e.agent(id).unwrap().tokens.clone();
-        assert_eq!(said(child), said(plain), "{device}");
+    /// L35: tokens depend on (seed, stream, step) and on what the agent saw. Alone, among others, in another order, with
+    /// others dying: the same tokens.
+    #[test]
+    fn tokens_do_not_depend_on_company(
+        len in 1u32..70, streams in prop::sample::subsequence((0..9u32).collect::<Vec<_>>(), 4),
+        order in Just([0usize, 1, 2, 3]).prop_shuffle(), turn in 0usize..5, fall in 0usize..5, gone in 0usize..4,
+    ) {
+        let prompt: Vec<u32> = (0..len).map(|i| i % 11).collect();
+        for device in devices() {
+            // Streams and what they said, in the order of streams.
+            let think = |streams: &[u32], is_disturbed: bool| -> Vec<(u32, Vec<u32>)> {
+                let mut mind = Mind::new(device);
+                let (root, logits) = mind.prompt(&prompt);
+                let mut e = ensemble(Mode::Isolated);
+                let spawn = |&s: &u32| Spawn { stream: Some(s), sampling: warm(1.0 + s as f32 / 4.0), ..Spawn::default() };
+                let ids = e.spawn(&mut mind.cache, root, &streams.iter().map(spawn).collect::<Vec<_>>()).unwrap();
+                let rows = e.sampling_rows(&ids).unwrap();
+                let first = mind.sample(&e, rows, &vec![logits; ids.len()]);
+                e.begin(&ids, &first).unwrap();
+                for t in 0..5 {
+                    if is_disturbed && t == turn {
+                        e.reorder(&order.map(|i| ids[i]));
+                    }
+                    if is_disturbed && t == fall {
+                        e.retire(&mut mind.cache, ids[gone]).unwrap();
+                        e.compact();
+                    }
+                    mind.step(&mut e);
+                }
+                let mut said: Vec<_> = e.agents().iter().map(|a| (a.sampling.agent, a.tokens.clone())).collect();
+                said.sort();
+                said
+            };
+            let all = think(&streams, false);
+            prop_assert!(all.iter().any(|a| a.1 != all[0].1), "{}: siblings draw for themselves: {:?}", device, all);
+            let others: Vec<_> = all.iter().filter(|a| a.0 != streams[gone]).cloned().collect();
+            prop_assert_eq!(think(&streams, true), others, "{}", device);
+            prop_assert_eq!(think(&[streams[gone]], false), [all[gone].clone()], "{}: alone", device);
+            let twice = [streams[turn % 4]; 2];
+            prop_assert_eq!(think(&twice, false), [&all[turn % 4], &all[turn % 4]].map(Clone::clone), "{}: one stream", device);
+        }
+    }
+
+    /// L24, L28: a child of an agent is an agent that was fed the same from the start.
+    #[test]
+    fn a_nested_spawn_is_an_independent_prefill(len in 1u32..60, before in 1usize..7, after in 1usize..6, own in 0u32..20) {
+        for device in devices() {
+            let mut mind = Mind::new(device);
+            let (root, _) = mind.prompt(&(0..len).map(|i| i % 19).collect::<Vec<_>>());
+            let mut e = ensemble(Mode::Isolated);
+            let parent = e.spawn(&mut mind.cache, root, &spawns(1)).unwrap()[0];
+            (0..before).for_each(|_| drop(mind.step(&mut e)));
+            let suffix: Vec<u32> = [&[500], &e.agent(parent).unwrap().tokens[..], &[own]].concat();
+            let nested = Spawn { suffix: vec![own], stream: Some(40), ..Spawn::default() };
+            let child = e.spawn_from(&mut mind.cache, parent, std::slice::from_ref(&nested)).unwrap()[0];
+            let plain = e.spawn(&mut mind.cache, root, &[Spawn { suffix, ..nested }]).unwrap()[0];
+            (0..after).for_each(|_| drop(mind.step(&mut e)));
+            let said = |id| e.agent(id).unwrap().tokens.clone();
+            prop_assert_eq!(said(child), said(plain), "{}", device);
+        }
     }
 }
 

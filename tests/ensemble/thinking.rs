@@ -118,46 +118,50 @@ fn eviction_refuses_what_has_an_order() {
     assert!(matches!(e.evict(&mut cache, ids[0], 5..5, &[], &kinds), Err(Error::Unsupported { .. })));
 }
 
-/// L12, L41 on a device: an agent whose dropped slots were written again attends as one that keeps what is left in a row.
-#[test]
-fn a_refilled_view_attends_like_a_plain_one() {
-    for device in devices() {
-        let mut mind = Mind::new(device);
-        let (root, _) = mind.prompt(&(0..20).collect::<Vec<_>>());
-        let mut e = ensemble(Mode::Isolated);
-        let ids = e.spawn(&mut mind.cache, root, &spawns(1)).unwrap();
-        (0..9).for_each(|_| drop(mind.step(&mut e)));
-        // A fork of what is left, whose tokens go to the end.
-        let kept: Vec<bool> = (0..9).map(|i| i % 2 == 0).collect();
-        let plain = mind.cache.fork(e.agent(ids[0]).unwrap().view.unwrap()).unwrap();
-        for slot in (20..29).filter(|s| s % 2 == 1) {
-            mind.cache.drop_range(plain, slot..slot + 1).unwrap();
-        }
-        // The fork must not keep the places: it is fed from a cache of its own.
-        let copy = mind.cache.clone();
-        mind.cache.release(plain).unwrap();
-        e.evict(&mut mind.cache, ids[0], 20..29, &kept, &[Lifetimes::causal()]).unwrap();
-        let mut fed = Vec::new();
-        let mut got = Vec::new();
-        for _ in 0..3 {
-            let batch = e.step(&mut mind.cache).unwrap();
-            fed.push(batch.inputs[0]);
-            let out = mind.attend(&batch);
-            got.push(out.clone());
-            let logits = vec![mind.project(&out)];
-            let drawn = mind.sample(&e, batch.sampling_rows(), &logits);
-            e.accept(&mut mind.cache, &drawn).unwrap();
-        }
-        // Three new tokens took the first of four holes; the tokens of the fork follow in pages of its own.
-        mind.cache = copy;
-        for (i, input) in fed.into_iter().enumerate() {
-            let appended = mind.cache.append(plain, Modality::Text, 1).unwrap();
-            let mut batch = colatent::ensemble::Batch { inputs: vec![input], ..Default::default() };
-            mind.cache.write_places(&appended, &mut batch.places).unwrap();
-            batch.positions = vec![[appended.first_position; 4]];
-            batch.rows.push(appended.into());
-            let want = mind.attend(&batch);
-            compare(&format!("{device}: token {i}"), &got[i], &want, DType::F32).unwrap();
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 4, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// L12, L41 on a device: an agent whose dropped slots were written again attends as one that keeps what is left in a row.
+    #[test]
+    fn a_refilled_view_attends_like_a_plain_one(len in 1i32..60, kept in prop::collection::vec(any::<bool>(), 7), more in 1usize..6) {
+        for device in devices() {
+            let mut mind = Mind::new(device);
+            let (root, _) = mind.prompt(&(0..len as u32).map(|i| i % 19).collect::<Vec<_>>());
+            let mut e = ensemble(Mode::Isolated);
+            let ids = e.spawn(&mut mind.cache, root, &spawns(1)).unwrap();
+            (0..9).for_each(|_| drop(mind.step(&mut e)));
+            // A fork of what is left, whose tokens go to the end.
+            let kept = [&kept[..], &[true, true]].concat();
+            let plain = mind.cache.fork(e.agent(ids[0]).unwrap().view.unwrap()).unwrap();
+            for slot in (len..len + 9).filter(|s| !kept[(s - len) as usize]) {
+                mind.cache.drop_range(plain, slot..slot + 1).unwrap();
+            }
+            // The fork must not keep the places: it is fed from a cache of its own.
+            let copy = mind.cache.clone();
+            mind.cache.release(plain).unwrap();
+            e.evict(&mut mind.cache, ids[0], len..len + 9, &kept, &[Lifetimes::causal()]).unwrap();
+            let mut fed = Vec::new();
+            let mut got = Vec::new();
+            for _ in 0..more {
+                let batch = e.step(&mut mind.cache).unwrap();
+                fed.push(batch.inputs[0]);
+                let out = mind.attend(&batch);
+                got.push(out.clone());
+                let logits = vec![mind.project(&out)];
+                let drawn = mind.sample(&e, batch.sampling_rows(), &logits);
+                e.accept(&mut mind.cache, &drawn).unwrap();
+            }
+            // New tokens took the holes first; the tokens of the fork follow in pages of its own.
+            mind.cache = copy;
+            for (i, input) in fed.into_iter().enumerate() {
+                let appended = mind.cache.append(plain, Modality::Text, 1).unwrap();
+                let mut batch = colatent::ensemble::Batch { inputs: vec![input], ..Default::default() };
+                mind.cache.write_places(&appended, &mut batch.places).unwrap();
+                batch.positions = vec![[appended.first_position; 4]];
+                batch.rows.push(appended.into());
+                let want = mind.attend(&batch);
+                compare(&format!("{device}: token {i}"), &got[i], &want, DType::F32).map_err(TestCaseError::fail)?;
+            }
         }
     }
 }
