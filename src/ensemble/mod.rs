@@ -31,12 +31,13 @@ mod synthesis;
 mod thinking;
 mod vote;
 
+pub use crate::stop::Stopped;
 pub use agent::{Agent, AgentId, Insertion, Item, Spawn};
 pub use batch::{Batch, Draw, Input};
 pub use draft::Tree;
 pub use evict::{importance_and_redundancy, keep};
 pub use reading::Mode;
-pub use stop::{ConfidenceRule, Drawn, Rules, Stopped, group_confidence};
+pub use stop::{ConfidenceRule, Drawn, Rules, group_confidence};
 pub use thinking::Thinking;
 pub use vote::Tally;
 

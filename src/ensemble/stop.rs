@@ -1,4 +1,4 @@
-//! Knowing when to stop: what a draw tells, the rules, and why an agent stopped.
+//! Knowing when to stop: what a draw tells, and the rules.
 //!
 //! Confidence and groups are those of DeepConf (arXiv 2508.15260); the sampler defines the confidence of a draw.
 
@@ -43,23 +43,6 @@ pub struct ConfidenceRule {
     pub window: u32,
     /// Nats; finite.
     pub threshold: f32,
-}
-
-/// Why an agent stopped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stopped {
-    /// It said an end token.
-    EndToken,
-    /// It said as many tokens as it may.
-    Budget,
-    /// Its group confidence fell below the threshold.
-    Confidence,
-    /// The vote can no longer change.
-    Decided,
-    /// Its logits had no distribution.
-    NoDistribution,
-    /// Its view was given up.
-    Retired,
 }
 
 impl Rules {

@@ -15,6 +15,10 @@ pub enum Stopped {
     Budget,
     /// Its group confidence fell below the threshold.
     Confidence,
+    /// The vote can no longer change: said by an [ensemble](crate::ensemble) alone.
+    Decided,
+    /// Its view was given up: said by an ensemble alone.
+    Retired,
 }
 
 /// One slot, as the host reads it.

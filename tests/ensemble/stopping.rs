@@ -3,7 +3,7 @@
 use colatent::ensemble::{ConfidenceRule, Drawn, Ensemble, Mode, Rules, Spawn, Stopped, group_confidence};
 use colatent::kv::KvCache;
 use colatent::sampling::{NO_TOKEN, SamplingOutput};
-use colatent::stop::{self, StopArgs, StopPlan, StopProblem, StopRow, StopState};
+use colatent::stop::{StopArgs, StopPlan, StopProblem, StopRow, StopState};
 use colatent::{Buffer, Workspace};
 use proptest::prelude::*;
 
@@ -147,14 +147,7 @@ fn host_and_device_stop_alike() {
                 plan.run(&args, &mut Workspace::new(device).unwrap()).unwrap();
                 e.accept(&mut cache, &drawn).unwrap();
                 for (agent, slot) in e.agents().iter().zip(state.read().unwrap()) {
-                    let same = match slot.stopped {
-                        None => agent.stopped.is_none(),
-                        Some(stop::Stopped::NoDistribution) => agent.stopped == Some(Stopped::NoDistribution),
-                        Some(stop::Stopped::EndToken) => agent.stopped == Some(Stopped::EndToken),
-                        Some(stop::Stopped::Budget) => agent.stopped == Some(Stopped::Budget),
-                        Some(_) => agent.stopped == Some(Stopped::Confidence),
-                    };
-                    assert!(same, "{device}, seed {seed}: {:?} on the device, {:?} here", slot.stopped, agent.stopped);
+                    assert_eq!(slot.stopped, agent.stopped, "{device}, seed {seed}");
                 }
             }
             assert_eq!(e.alive().count(), 0);
