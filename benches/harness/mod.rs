@@ -127,7 +127,11 @@ pub struct Ready {
 impl Ready {
     /// Allocates and fills.
     pub fn new(device: &Device, scene: &Scene) -> Ready {
-        let plan = scene.plan(device);
+        Ready::with(device, scene, scene.plan(device))
+    }
+
+    /// The same for a plan of the scene.
+    pub fn with(device: &Device, scene: &Scene, plan: AttentionPlan) -> Ready {
         let spec = &scene.spec;
         let fill = |shape: &[usize]| {
             let n = shape.iter().product::<usize>();
