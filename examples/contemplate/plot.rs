@@ -10,10 +10,11 @@ use crate::engine::PAGE;
 
 const LANE: usize = 18;
 const STEP: usize = 12;
-const LEFT: usize = 90;
-const TOP: usize = 56;
+const LEFT: usize = 12;
+const TOP: usize = 60;
 /// Width of the prompt.
 const PROMPT: usize = 240;
+const READS: &str = "#8d6cab";
 
 /// What happened when.
 pub struct History {
@@ -85,15 +86,44 @@ pub fn svg(history: &History) -> String {
     out
 }
 
+fn lane_y(lane: usize) -> usize {
+    TOP + (lane + 1) * LANE
+}
+
+fn step_x(step: usize) -> usize {
+    LEFT + PROMPT + (step + 1) * STEP
+}
+
 fn draw(h: &History, out: &mut String) -> std::fmt::Result {
-    let (width, height) = (LEFT + PROMPT + (h.steps.len() + 2) * STEP + 30, TOP + (h.lanes.len() + 1) * LANE + 40);
-    let lane_y = |lane: usize| TOP + (lane + 1) * LANE;
-    let step_x = |step: usize| LEFT + PROMPT + (step + 1) * STEP;
+    let (width, height) = (step_x(h.steps.len()) + 60, lane_y(h.lanes.len()) + 50);
     writeln!(
         out,
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" font-family=\"sans-serif\" font-size=\"11\">"
     )?;
     writeln!(out, "<rect width=\"{width}\" height=\"{height}\" fill=\"white\"/>")?;
+    draw_prompt(h, out)?;
+    for step in (0..h.steps.len()).step_by(4) {
+        let (x, y) = (step_x(step), TOP + 10);
+        writeln!(out, "<text x=\"{x}\" y=\"{y}\" font-size=\"9\" fill=\"#777\">{step}</text>")?;
+    }
+    (0..h.lanes.len()).try_for_each(|lane| draw_lane(h, lane, out))?;
+    draw_readers(h, out)?;
+    let legend = [Modality::Text, Modality::Image, Modality::Audio];
+    for (i, modality) in legend.into_iter().enumerate() {
+        let (x, y, fill) = (LEFT + i * 64, height - 20, colour(modality));
+        writeln!(out, "<rect x=\"{x}\" y=\"{y}\" width=\"10\" height=\"10\" fill=\"{fill}\"/>")?;
+        writeln!(out, "<text x=\"{}\" y=\"{}\">{modality}</text>", x + 14, y + 9)?;
+    }
+    let (x, y) = (LEFT + legend.len() * 64 + 8, height - 11);
+    writeln!(
+        out,
+        "<text x=\"{x}\" y=\"{y}\"><tspan fill=\"{READS}\">lines: reads</tspan>; ticks: a page begins; <tspan fill=\"#c44e52\">dots: stopped</tspan>; numbers: steps</text>"
+    )?;
+    writeln!(out, "</svg>")
+}
+
+/// The parts of the prompt, with their pages.
+fn draw_prompt(h: &History, out: &mut String) -> std::fmt::Result {
     let tokens: usize = h.prompt.iter().map(|p| p.1).sum();
     let (pages, lanes) = (tokens.div_ceil(PAGE), h.lanes.len());
     writeln!(
@@ -101,9 +131,7 @@ fn draw(h: &History, out: &mut String) -> std::fmt::Result {
         "<text x=\"{LEFT}\" y=\"18\">prompt: {tokens} tokens in {pages} pages, shared by {lanes} views; {} pages in all</text>",
         h.pages
     )?;
-
-    // The prompt, with its pages.
-    let (mut at, y) = (0, TOP - LANE / 2);
+    let (mut at, y) = (0, 30);
     for &(modality, len) in &h.prompt {
         let (x, w) = (LEFT + at * PROMPT / tokens.max(1), (len * PROMPT / tokens.max(1)).max(1));
         let fill = colour(modality);
@@ -113,80 +141,67 @@ fn draw(h: &History, out: &mut String) -> std::fmt::Result {
         )?;
         at += len;
     }
-    for page in 0..=pages {
-        let x = LEFT + (page * PAGE).min(tokens) * PROMPT / tokens.max(1);
+    for page in 0..pages {
+        let x = LEFT + page * PAGE * PROMPT / tokens.max(1);
         writeln!(out, "<path d=\"M{x} {} v4\" stroke=\"#333\" stroke-width=\"0.5\"/>", y + 14)?;
     }
+    Ok(())
+}
 
-    // Lanes: where they begin, what was fed when, where they stop.
-    for (i, lane) in h.lanes.iter().enumerate() {
-        let y = lane_y(i);
-        let stop = lane.stopped.map_or("", |_| " (stopped)");
-        writeln!(out, "<text x=\"4\" y=\"{}\">agent {}{stop}</text>", y + 9, lane.id.0)?;
-        let parent = lane.parent.and_then(|p| h.lanes.iter().position(|l| l.id == p));
-        let (from_x, from_y) = parent.map_or((LEFT + PROMPT, TOP), |p| (step_x(lane.began), lane_y(p) + 6));
-        let to_x = step_x(lane.began);
-        writeln!(
-            out,
-            "<path d=\"M{from_x} {from_y} C{from_x} {m} {from_x} {m} {to_x} {m}\" fill=\"none\" stroke=\"#999\"/>",
-            m = y + 6
-        )?;
-        let mut tokens = 0;
-        for (step, fed) in h.steps.iter().enumerate() {
-            let Some(&(_, text, pictures)) = fed.iter().find(|f| f.0 == lane.id) else { continue };
-            let before = tokens;
-            tokens += text + pictures;
-            if before == 0 || before.div_ceil(PAGE) < tokens.div_ceil(PAGE) {
-                writeln!(out, "<path d=\"M{} {} v4\" stroke=\"#333\"/>", step_x(step), y + 12)?;
-            }
-            for (modality, n, up) in [(Modality::Text, text, 0), (Modality::Image, pictures, 6)] {
-                if n > 0 {
-                    let (x, h) = (step_x(step), if pictures > 0 && text > 0 { 6 } else { 12 });
-                    let fill = colour(modality);
-                    writeln!(
-                        out,
-                        "<rect x=\"{x}\" y=\"{}\" width=\"{}\" height=\"{h}\" fill=\"{fill}\"><title>{modality}: {n} tokens in step {step}</title></rect>",
-                        y + up,
-                        STEP - 2
-                    )?;
-                }
-            }
+/// Where an agent begins, what it was fed when, where it stops, and the pages that it has for itself.
+fn draw_lane(h: &History, lane: usize, out: &mut String) -> std::fmt::Result {
+    let (y, Lane { id, parent, began, stopped }) = (lane_y(lane), &h.lanes[lane]);
+    let of = parent.map_or_else(String::new, |parent| format!(" of {}", parent.0));
+    let parent = parent.and_then(|p| h.lanes.iter().position(|l| l.id == p));
+    // From the prompt, or from an agent; the name stands on the line.
+    let (from_x, from_y) = parent.map_or((LEFT + PROMPT, 44), |p| (step_x(*began) - 1, lane_y(p) + 6));
+    let (to_x, middle) = (step_x(*began), y + 6);
+    writeln!(out, "<path d=\"M{from_x} {from_y} V{middle} H{to_x}\" fill=\"none\" stroke=\"#999\"/>")?;
+    let (mut tokens, mut end) = (0, to_x);
+    for (step, fed) in h.steps.iter().enumerate() {
+        let Some(&(_, text, pictures)) = fed.iter().find(|f| f.0 == *id) else { continue };
+        let (before, x) = (tokens, step_x(step));
+        tokens += text + pictures;
+        end = x + STEP;
+        if before.div_ceil(PAGE) < tokens.div_ceil(PAGE) {
+            writeln!(out, "<path d=\"M{x} {} v4\" stroke=\"#333\"/>", y + 12)?;
         }
-        if let Some(step) = lane.stopped {
-            writeln!(out, "<circle cx=\"{}\" cy=\"{}\" r=\"3\" fill=\"#c44e52\"/>", step_x(step) + STEP, y + 6)?;
+        for (modality, n, up) in [(Modality::Text, text, 0), (Modality::Image, pictures, 6)] {
+            if n > 0 {
+                let (w, h) = (STEP - 2, if pictures > 0 && text > 0 { 6 } else { 12 });
+                let fill = colour(modality);
+                writeln!(
+                    out,
+                    "<rect x=\"{x}\" y=\"{}\" width=\"{w}\" height=\"{h}\" fill=\"{fill}\"><title>{modality}: {n} tokens in step {step}</title></rect>",
+                    y + up
+                )?;
+            }
         }
     }
+    if stopped.is_some() {
+        writeln!(out, "<circle cx=\"{}\" cy=\"{middle}\" r=\"3\" fill=\"#c44e52\"/>", end + 3)?;
+    }
+    let (x, y, own) = (from_x - 6, y + 10, tokens.div_ceil(PAGE));
+    writeln!(out, "<text x=\"{x}\" y=\"{y}\" text-anchor=\"end\">agent {}{of}, own pages: {own}</text>", id.0)
+}
 
-    // Who reads whom: everybody in the next step, or a synthesiser when it begins.
-    let thinkers = h.lanes.iter().filter(|l| l.began == 0).count();
-    if h.is_collaborating && thinkers > 1 {
-        let bottom = lane_y(thinkers - 1) + 12;
-        for step in (1..h.steps.len()).step_by(4) {
-            let x = step_x(step);
-            writeln!(out, "<path d=\"M{x} {} V{bottom}\" stroke=\"#8d6cab\" stroke-dasharray=\"1 2\"/>", lane_y(0))?;
+/// Who reads whom: all agents in a step, or whoever has joined them when it begins.
+fn draw_readers(h: &History, out: &mut String) -> std::fmt::Result {
+    let thinkers: Vec<AgentId> = h.lanes.iter().filter(|l| l.began == 0).map(|l| l.id).collect();
+    if h.is_collaborating {
+        let think = |step: &[(AgentId, usize, usize)]| step.iter().filter(|fed| thinkers.contains(&fed.0)).count();
+        for (step, _) in h.steps.iter().enumerate().skip(1).filter(|(_, fed)| think(fed) > 1) {
+            let (x, bottom) = (step_x(step) - 1, lane_y(thinkers.len() - 1) + 12);
+            writeln!(out, "<path d=\"M{x} {} V{bottom}\" stroke=\"{READS}\" stroke-width=\"1.5\"/>", lane_y(0))?;
         }
     }
     for (i, lane) in h.lanes.iter().enumerate().filter(|(_, l)| l.began > 0 && l.parent.is_none()) {
-        for thinker in 0..thinkers {
-            let (x, from, to) = (step_x(lane.began), lane_y(thinker) + 6, lane_y(i) + 6);
-            let bend = x + STEP * 2;
-            writeln!(
-                out,
-                "<path d=\"M{x} {from} C{bend} {from} {bend} {to} {x} {to}\" fill=\"none\" stroke=\"#8d6cab\"/>"
-            )?;
+        let (x, to) = (step_x(lane.began) + 16, lane_y(i) - 1);
+        for thinker in 0..thinkers.len() {
+            let from = lane_y(thinker) + 6;
+            writeln!(out, "<path d=\"M{} {from} H{x} V{to}\" fill=\"none\" stroke=\"{READS}\"/>", x - 9)?;
         }
+        writeln!(out, "<path d=\"M{} {} h6 l-3 5 z\" fill=\"{READS}\"/>", x - 3, to - 4)?;
     }
-    let legend = [Modality::Text, Modality::Image, Modality::Audio];
-    for (i, modality) in legend.into_iter().enumerate() {
-        let (x, y, fill) = (LEFT + i * 80, height - 20, colour(modality));
-        writeln!(out, "<rect x=\"{x}\" y=\"{y}\" width=\"10\" height=\"10\" fill=\"{fill}\"/>")?;
-        writeln!(out, "<text x=\"{}\" y=\"{}\">{modality}</text>", x + 14, y + 9)?;
-    }
-    let x = LEFT + legend.len() * 80;
-    writeln!(
-        out,
-        "<text x=\"{x}\" y=\"{}\"><tspan fill=\"#8d6cab\">reads</tspan>, ticks: pages begin, dots: stopped</text>",
-        height - 11
-    )?;
-    writeln!(out, "</svg>")
+    Ok(())
 }
