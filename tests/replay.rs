@@ -3,7 +3,9 @@
 //! Planted and seen red: runs that end where the first step ends, or a token before it (masks, tiles, layers, capture);
 //! tiles called full that are full in the first step only (tiles and splits, layers); a row that stays at its slot, or at the
 //! position of the first step (masks and others); a place past the room written (past the room); noise of the first step
-//! (draws).
+//! (draws). Rows that end (ended): states of ended rows still merged (CUDA, both kernels), keys and queries of ended rows
+//! written (CUDA, WebGPU), draws of ended rows not passed over (CUDA `sampling`, WebGPU `lm_head_combine`), a block of `lm_head`
+//! that ends with its first row (CUDA), noise of the first step in `lm_head` (WebGPU).
 #[path = "replay/ended.rs"]
 mod ended;
 mod harness;
