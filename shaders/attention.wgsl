@@ -222,7 +222,7 @@ fn attention(
                 for (var c = 0u; c < LANE_CHUNKS; c++) {
                     let chunk = c * KEY_GROUPS + key_group;
                     if chunk < PART_CHUNKS {
-                        out[place + chunk] = pack_out(sums[i * LANE_CHUNKS + c] * rescale[query]);
+                        store_value(place + chunk, sums[i * LANE_CHUNKS + c], rescale[query]);
                     }
                 }
             }

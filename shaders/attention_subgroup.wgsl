@@ -199,6 +199,6 @@ fn attention_subgroup(
     for (var n = 0u; n < mine * PART_CHUNKS; n++) {
         let i = n / PART_CHUNKS;
         let c = n % PART_CHUNKS;
-        out[place[i] + share.first_chunk + c] = pack_out(sums[c * QUERIES_PER_LANE + i] * total[i]);
+        store_value(place[i] + share.first_chunk + c, sums[c * QUERIES_PER_LANE + i], total[i]);
     }
 }

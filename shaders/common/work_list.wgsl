@@ -10,8 +10,8 @@
 //           such rows is one without runs.
 // Output    with WRITES_STATES partial states: [state, num_q_heads] of value and (lse, -, -, -), f32, which merge.wgsl puts
 //           together. Without, where every row has one state that needs no epilogue, the rows [row, num_q_heads, value dim].
-// Constants GROUP, HEAD_PARTS, VALUE_CHUNKS, VALUE_PARTS, WRITES_STATES, HAS_SHIFT, HAS_STEPS, PAIRS_ARE_HALVES, ROPE_FIRST, ROPE_PAIRS;
-//           storage q, k, v, out. Needs dtype.wgsl, lifetime.wgsl and steps.wgsl.
+// Constants GROUP, HEAD_PARTS, VALUE_CHUNKS, VALUE_PARTS, WRITES_STATES, HAS_SHIFT, HAS_STEPS, PAIRS_ARE_HALVES, ROPE_FIRST,
+//           ROPE_PAIRS; storage q, k, v, out. Needs dtype.wgsl, lifetime.wgsl and steps.wgsl.
 
 struct AttentionParams {
     num_q_heads: u32,
@@ -163,6 +163,11 @@ fn out_place(share: Share, rows: u32, query: u32) -> u32 {
         i = tables[rows + query / GROUP * 8u];
     }
     return params.out_offset + i * params.out_row_stride + (share.first_head + query % GROUP) * params.out_head_stride;
+}
+
+// Chunk of the output at `at`; a scale of 0 says that there is nothing, whatever the sum is.
+fn store_value(at: u32, sum: vec4<f32>, scale: f32) {
+    out[at] = pack_out(select(sum * scale, vec4<f32>(0.0), scale == 0.0));
 }
 
 // A state's lse has a chunk of its own behind the value, so that all stores are whole chunks. Parts of the value share it.
