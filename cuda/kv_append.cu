@@ -2,7 +2,7 @@
 //
 //   q[row, h]             = scale * temperature[row] * rotate(norm_q(packed.q[row, h]))
 //   k[page, h, slot]      =         rotate(norm_k(packed.k[row, h]))      page * page_size + slot = places[row]
-//   v[page, h, slot]      = v_scale * norm_v(packed.v[row, h])
+//   v[page, h, slot]      = v_scale * norm_v(packed.v[row, h]), or of the same rotated
 //   where V is in K (V_IN_K) there is no v, and norm_k is over the first Dv lanes, the others pass
 //   norm(x)               = as in common/norm.cuh, or nothing
 //   rotate: lanes (a, b) of pair j -> mscale * (a cos - b sin, b cos + a sin), angle = position[axis[j]] * inv_freq[j];
@@ -87,7 +87,9 @@ struct Params {
     u32 k_weights_head;
     u32 v_weights_head;
     u32 bias;
-    u32 pad[2];
+    // 1 if v turns as k does.
+    u32 v_turns;
+    u32 pad;
 };
 
 struct KvAppendArgs {
@@ -263,7 +265,7 @@ DEVICE void rotate(const Params& params, Shared& shared, const Head& head, u32 t
         }
         __syncwarp();
     }
-    if (head.part < PART_V) {
+    if (head.part < PART_V || (head.part == PART_V && params.v_turns != 0)) {
         const Turns turns{shared.cos, shared.sin, params.first_lane, params.pairs};
 #pragma unroll
         for (u32 n = 0; n < OWN; n++) {

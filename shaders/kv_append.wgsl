@@ -2,7 +2,7 @@
 //
 //   q[row, h]             = scale * temperature[row] * rotate(norm_q(packed.q[row, h]))
 //   k[page, h, slot]      =         rotate(norm_k(packed.k[row, h]))      page * page_size + slot = places[row]
-//   v[page, h, slot]      = v_scale * norm_v(packed.v[row, h])
+//   v[page, h, slot]      = v_scale * norm_v(packed.v[row, h]), or of the same rotated
 //   where V is in K (V_IN_K) there is no v, and norm_k is over the first Dv lanes, the others pass
 //   norm(x)               = as in common/norm.wgsl, or nothing
 //   rotate: lanes (a, b) of pair j -> mscale * (a cos - b sin, b cos + a sin), angle = position[axis[j]] * inv_freq[j];
@@ -20,21 +20,14 @@
 // Limits     D and Dv multiples of 4; places are distinct, and k and v share no element (the plan and the caller see
 //            to it).
 //
-// Header     HEAD_DIM, HEAD_DIM_V: u32; V_IN_K, HAS_STEPS, HAS_MEAN (some norm takes a mean off): bool; ROTATION: u32 as below;
+// Header     HEAD_DIM, HEAD_DIM_V: u32; V_IN_K, HAS_STEPS, HAS_MEAN (some norm takes a mean off): bool; ROTATION: u32 as in common/rotate.wgsl;
 //            storage of packed, q, k, v.
 
 // #include "common/dtype.wgsl"
 // #include "common/norm.wgsl"
 // #include "common/rope.wgsl"
+// #include "common/rotate.wgsl"
 // #include "common/steps.wgsl"
-
-// Values of ROTATION. In the first two a chunk of 4 lanes holds whole pairs or meets its partner chunk lane by lane;
-// the last two serve first lanes and pair counts that split chunks, one lane at a time.
-const ROTATE_NONE = 0u;
-const ROTATE_HALF = 1u;
-const ROTATE_ADJACENT = 2u;
-const ROTATE_HALF_LANES = 3u;
-const ROTATE_ADJACENT_LANES = 4u;
 
 struct Params {
     rows: u32,
@@ -86,8 +79,9 @@ struct Params {
     k_weights_head: u32,
     v_weights_head: u32,
     bias: u32,
-    pad_0: u32,
-    pad_1: u32,
+    // 1 if v turns as k does.
+    v_turns: u32,
+    pad: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -132,7 +126,7 @@ fn constant_chunk(at: u32) -> vec4<f32> {
     return bitcast<vec4<f32>>(words);
 }
 
-fn normed(head: Head, chunk: u32) -> vec4<f32> {
+fn unturned(head: Head, chunk: u32) -> vec4<f32> {
     var x = unpack_packed(packed[head.source + chunk]);
     if V_IN_K && chunk >= head.norm_chunks {
         return x;
@@ -164,75 +158,10 @@ fn store(head: Head, chunk: u32, x: vec4<f32>) {
 }
 
 // mscale * (cos, sin) of lane pair `pair` in this row.
-fn turn(entry: u32, pair: u32) -> vec2<f32> {
+fn turn(head: Head, pair: u32) -> vec2<f32> {
     let at = params.rope_table + 3u * pair;
-    let position = bitcast<i32>(tables[params.table_rows + 4u * entry + constants[at + 2u]]);
+    let position = bitcast<i32>(tables[params.table_rows + 4u * head.entry + constants[at + 2u]]);
     return rope_cos_sin(position, constants[at], constants[at + 1u]) * params.mscale;
-}
-
-fn lane_of(head: Head, lane: u32) -> f32 {
-    let x = normed(head, lane / 4u);
-    let low = select(x.x, x.y, (lane & 1u) == 1u);
-    let high = select(x.z, x.w, (lane & 1u) == 1u);
-    return select(low, high, (lane & 2u) == 2u);
-}
-
-// One lane after the rotation, for pairs that lie anyhow.
-fn rotated_lane(head: Head, lane: u32) -> f32 {
-    let x = lane_of(head, lane);
-    let i = lane - params.first_lane; // wraps below the first lane: past the end, too
-    if i >= 2u * params.pairs {
-        return x;
-    }
-    var pair = i / 2u;
-    var is_second = (i & 1u) == 1u;
-    var distance = 1u;
-    if ROTATION == ROTATE_HALF_LANES {
-        is_second = i >= params.pairs;
-        pair = select(i, i - params.pairs, is_second);
-        distance = params.pairs;
-    }
-    let partner = lane_of(head, select(lane + distance, lane - distance, is_second));
-    let t = turn(head.entry, pair);
-    return x * t.x + select(-partner, partner, is_second) * t.y;
-}
-
-fn rotate(head: Head, chunk: u32) {
-    if ROTATION == ROTATE_HALF {
-        let i = chunk - params.first_lane / 4u; // wraps below the first lane: past the end, too
-        let distance = params.pairs / 4u;
-        if i >= 2u * distance {
-            store(head, chunk, normed(head, chunk));
-        } else if i < distance { // the second half is written with the first
-            let a = normed(head, chunk);
-            let b = normed(head, chunk + distance);
-            let t0 = turn(head.entry, 4u * i);
-            let t1 = turn(head.entry, 4u * i + 1u);
-            let t2 = turn(head.entry, 4u * i + 2u);
-            let t3 = turn(head.entry, 4u * i + 3u);
-            let c = vec4<f32>(t0.x, t1.x, t2.x, t3.x);
-            let s = vec4<f32>(t0.y, t1.y, t2.y, t3.y);
-            store(head, chunk, a * c - b * s);
-            store(head, chunk + distance, b * c + a * s);
-        }
-    } else if ROTATION == ROTATE_ADJACENT {
-        let x = normed(head, chunk);
-        let i = chunk - params.first_lane / 4u;
-        if i >= params.pairs / 2u {
-            store(head, chunk, x);
-        } else {
-            let t0 = turn(head.entry, 2u * i);
-            let t1 = turn(head.entry, 2u * i + 1u);
-            let c = vec4<f32>(t0.x, t0.x, t1.x, t1.x);
-            let s = vec4<f32>(-t0.y, t0.y, -t1.y, t1.y);
-            store(head, chunk, x * c + x.yxwz * s);
-        }
-    } else {
-        let lane = 4u * chunk;
-        let low = vec2<f32>(rotated_lane(head, lane), rotated_lane(head, lane + 1u));
-        let high = vec2<f32>(rotated_lane(head, lane + 2u), rotated_lane(head, lane + 3u));
-        store(head, chunk, vec4<f32>(low, high));
-    }
 }
 
 @compute @workgroup_size(64)
@@ -323,9 +252,9 @@ fn kv_append(
         }
     }
 
-    if ROTATION == ROTATE_NONE || head.part == PART_V {
+    if ROTATION == ROTATE_NONE || (head.part == PART_V && params.v_turns == 0u) {
         for (var c = 0u; c < head.chunks; c++) {
-            store(head, c, normed(head, c));
+            store(head, c, unturned(head, c));
         }
     } else {
         for (var c = 0u; c < head.chunks; c++) {

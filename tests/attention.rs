@@ -109,6 +109,8 @@ fn cases() -> Vec<Case> {
         Case { spoiled: (50, WILD), dtypes: (BF16, BF16), kind: Mixed, mask: ImageInWindow(30), agents: 5, ..p.clone() },
         Case { spoiled: (300, WILD), dtypes: (BF16, BF16), kind: Decode, tokens: 700, mask: Chunked(200), ..p.clone() },
         Case { engine_layout: true, ..p.clone() },
+        Case { v_rope: true, norm: true, seed: 2, kind: Mixed, agents: 5, ..p.clone() },
+        Case { v_rope: true, dtypes: (BF16, BF16), dims: (64, 64), kind: Decode, gate: true, sinks: true, ..p.clone() },
         Case { engine_layout: true, dtypes: (F16, BF16), kind: Mixed, gate: true, ..p.clone() },
     ]
 }
@@ -136,6 +138,7 @@ fn large_cases() -> Vec<Case> {
         Case { heads: (1, 128), dims: (576, 512), tokens: 20, kind: Decode, agents: 2, ..p.clone() },
         Case { heads: (1, 128), dims: (576, 512), tokens: 20, kind: Decode, agents: 2, dtypes: (BF16, BF16), ..p.clone() },
         Case { heads: (1, 4), dims: (576, 512), tokens: 40, dtypes: (F16, F16), kind: Sequential, ..p.clone() },
+        Case { heads: (1, 4), dims: (512, 512), tokens: 20, dtypes: (BF16, BF16), v_rope: true, kind: Decode, ..p.clone() },
         Case { heads: (1, 4), dims: (512, 512), tokens: 60, dtypes: (BF16, BF16), mask: Window(20), spoiled: (40, WILD), ..p.clone() },
         Case { heads: (1, 128), dims: (64, 64), tokens: 20, kind: Decode, dtypes: (F16, F16), mask: HiddenImage, ..p.clone() },
     ]
@@ -322,6 +325,20 @@ fn a_plan_names_its_kernel() {
             assert!(text.contains(said), "{dtype} {dims:?}: {text}");
         }
     }
+}
+
+/// A shift turns queries in place of keys, and leaves values as they are.
+#[test]
+fn values_that_turn_are_refused_under_a_shift() {
+    use colatent::attention::{AttentionPlan, AttentionProblem};
+    let spec = Case { v_rope: true, ..Case::PLAIN }.spec();
+    let mut cache = KvCache::new(16, 4).unwrap();
+    let (from, to) = (cache.create(), cache.create());
+    cache.append(from, Modality::Text, 3).unwrap();
+    cache.share(from, 0..2, to, [1, 0, 0, 0]).unwrap();
+    let rows = [QueryRows::from(cache.append(to, Modality::Text, 1).unwrap())];
+    let error = AttentionPlan::new(&Device::Reference, &AttentionProblem { spec: &spec, cache: &cache, rows: &rows });
+    assert!(error.err().unwrap().to_string().contains("v_rope with a position shift of [1, 0, 0, 0]"));
 }
 
 /// Constants of another layer kind would be read past their end.

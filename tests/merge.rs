@@ -7,7 +7,7 @@
 //! only some lanes have a state was named by the simulated device: divergence in a shuffle.
 mod harness;
 
-use colatent::layer::{Gate, LayerConstants, LayerSpec, LayerWeights, Norm};
+use colatent::layer::{Gate, LayerConstants, LayerSpec, LayerWeights, Norm, Pairing, Rope};
 use colatent::merge::{MergeArgs, MergePlan, MergeProblem};
 use colatent::{DType, Device, Tensor, Workspace};
 use harness::{Rng, compare, devices, poisoned};
@@ -31,15 +31,33 @@ struct Case {
     norm: u8,
     gate: Gate,
     sinks: bool,
+    /// Outputs turn back on the last lanes of the head, as many as 2 pairs.
+    turn: Option<(Pairing, usize)>,
 }
 
-const PLAIN: Case =
-    Case { seed: 1, heads: 3, dim: 16, rows: vec![], dtype: DType::F32, norm: 0, gate: Gate::None, sinks: false };
+const PLAIN: Case = Case {
+    seed: 1,
+    heads: 3,
+    dim: 16,
+    rows: vec![],
+    dtype: DType::F32,
+    norm: 0,
+    gate: Gate::None,
+    sinks: false,
+    turn: None,
+};
 
 impl Case {
     fn spec(&self) -> LayerSpec {
         let eps = 1e-5;
+        let last = |(pairing, pairs): (Pairing, usize)| {
+            let axis = (0..pairs).map(|j| (j % 3) as u8).collect();
+            Rope { axis, ..Rope::plain(2 * pairs, 1e3, pairing) }.at_lane(self.dim - 2 * pairs)
+        };
         LayerSpec {
+            head_dim: if self.turn.is_some() { self.dim } else { 16 },
+            rope: self.turn.map(last),
+            v_rope: self.turn.is_some(),
             head_dim_v: self.dim,
             dtype: self.dtype,
             sinks: self.sinks,
@@ -82,6 +100,14 @@ fn merge(case: &Case, device: &Device, states: &States, indptr: &[u32], index: &
     let rows = indptr.len() - 1;
     let plan = MergePlan::new(device, &MergeProblem { spec: &spec, indptr, index, num_states }).map_err(fail)?;
     let mut rng = Rng(case.seed ^ 9);
+    let plan = match case.turn {
+        None => plan,
+        Some(_) => {
+            let mut axis = || rng.below(2_000_000) as i32 - 1_000_000;
+            let positions: Vec<[i32; 4]> = (0..rows).map(|_| [axis(), axis(), axis(), 0]).collect();
+            plan.with_positions(&positions).map_err(fail)?
+        }
+    };
     let weights = LayerWeights {
         out_norm: if spec.out_norm.is_weighted() { rng.values(dim) } else { vec![] },
         sinks: if case.sinks { rng.values(heads) } else { vec![] },
@@ -128,6 +154,7 @@ fn check(case: &Case) -> Result<(), String> {
 #[rustfmt::skip]
 fn table_of_cases() {
     use DType::{BF16, F16};
+    use Pairing::{Adjacent, Half};
     use Gate::{HeadSigmoid, HeadSoftplus, Sigmoid, Softplus};
     let p = PLAIN;
     let cases = [
@@ -152,6 +179,10 @@ fn table_of_cases() {
         Case { rows: vec![3, 2, 1], heads: 5, dtype: BF16, norm: 2, gate: HeadSoftplus, ..p.clone() },
         Case { rows: vec![1; 9], heads: 3, dim: 256, dtype: F16, sinks: true, gate: HeadSoftplus, ..p.clone() },
         Case { rows: vec![3, 2], dtype: BF16, norm: 1, sinks: true, ..p.clone() },
+        // Outputs that turn back: a chunk's partner in another lane, in another chunk of a lane, in the chunk itself.
+        Case { rows: vec![3, 0, 1, 2], dim: 72, turn: Some((Half, 36)), norm: 2, gate: Sigmoid, ..p.clone() },
+        Case { rows: vec![2, 1], dim: 512, turn: Some((Half, 132)), sinks: true, ..p.clone() },
+        Case { rows: vec![2, 1], dim: 512, turn: Some((Adjacent, 32)), dtype: BF16, ..p.clone() },
     ];
     let failures: Vec<String> = cases.iter().filter_map(|c| check(c).err()).collect();
     assert!(failures.is_empty(), "{}", failures.join("\n"));
@@ -295,4 +326,39 @@ fn bad_arguments_are_refused() {
     assert!(new(&[], &[]).unwrap().contains("indptr"));
     assert!(new(&[0, 3], &[0, 1]).unwrap().contains("index"));
     assert!(new(&[0, 2], &[0, 2]).unwrap().contains("states below 2"));
+}
+
+#[test]
+fn what_cannot_turn_back_is_refused() {
+    let turns = Case { dim: 64, turn: Some((Pairing::Half, 16)), ..PLAIN }.spec();
+    let new = |spec: &LayerSpec| {
+        MergePlan::new(&Device::Reference, &MergeProblem { spec, indptr: &[0, 1], index: &[0], num_states: 1 })
+    };
+    let refusal = |spec: LayerSpec| new(&spec).err().unwrap().to_string();
+    let rope = |change: fn(&mut Rope)| {
+        let mut rope = turns.rope.clone().unwrap();
+        change(&mut rope);
+        LayerSpec { rope: Some(rope), ..turns.clone() }
+    };
+    assert!(refusal(LayerSpec { rope: None, ..turns.clone() }).contains("v_rope"));
+    assert!(refusal(LayerSpec { head_dim_v: 32, ..turns.clone() }).contains("turning lanes within 32"));
+    assert!(refusal(rope(|r| r.first_lane = 30)).contains("whole chunks of 4 lanes"));
+    assert!(refusal(rope(|r| r.mscale = 1.3)).contains("an attention factor of 1.3"));
+    let positions = |spec, n| new(spec).unwrap().with_positions(&vec![[0; 4]; n]).err().map(|e| e.to_string());
+    assert_eq!(positions(&turns, 1), None);
+    assert!(positions(&turns, 2).unwrap().contains("1 rows"));
+    assert!(positions(&PLAIN.spec(), 1).unwrap().contains("turns no values"));
+    let device = Device::Reference;
+    let (heads, lse) = ([1, 3, 64], [1, 3]);
+    let zeros = |shape: &[usize]| Tensor::zeros(&device, DType::F32, shape).unwrap();
+    let args = MergeArgs {
+        states: &zeros(&heads),
+        state_lse: &zeros(&lse),
+        constants: &LayerConstants::new(&device, &turns, Default::default()).unwrap(),
+        gate: None,
+        out: &zeros(&heads),
+        lse: None,
+    };
+    let error = new(&turns).unwrap().run(&args, &mut Workspace::new(&device).unwrap()).unwrap_err();
+    assert!(error.to_string().contains("with_positions"), "{error}");
 }

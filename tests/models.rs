@@ -63,8 +63,8 @@ const TAIL: &str = "
 
 - Linear-attention layers (Gated DeltaNet of Qwen3.5, KDA of Kimi) and convolutions on k and v (Inkling): out of scope.
 - Attention over chosen keys (DeepSeek V3.2 and its kin): `select` chooses them, `attention` reads no selection yet.
-- Compressed KV with an inverse rotation of the output (DeepSeek V4), relative biases (Inkling), weighted norms after
-  the rotation.
+- Compressed KV (DeepSeek V4; its outputs that turn back are served: `v_rope`), relative biases (Inkling), weighted norms
+  after the rotation.
 - Norms of q and k over all their heads at once (MiniMax M2), blocks chosen by an index (MiniMax M3).
 - One table of frequencies per sequence length (LongRoPE, dynamic NTK): make one layer kind per table.
 ";

@@ -112,13 +112,14 @@ impl Team {
         let row = |a: &Appended| QueryRows { view: a.view, first_slot: a.first_slot, len: 1, gap: None };
         let rows: Vec<QueryRows> = appended.iter().map(row).collect();
         let attention = AttentionProblem { spec, cache, rows: &rows };
-        match steps {
+        let (append, attention) = match steps {
             None => (KvAppendPlan::new(device, &problem).unwrap(), AttentionPlan::new(device, &attention).unwrap()),
             Some(steps) => (
                 KvAppendPlan::over(device, &problem, steps).unwrap(),
                 AttentionPlan::over(device, &attention, steps).unwrap(),
             ),
-        }
+        };
+        (append, if spec.v_rope { attention.with_positions(&positions).unwrap() } else { attention })
     }
 
     fn args(&self) -> (KvAppendArgs<'_>, AttentionArgs<'_>) {
@@ -257,6 +258,7 @@ fn other_layers() {
         Case { dtypes: (BF16, BF16), dims: (64, 64), soft_cap: true, ..p.clone() },
         Case { dtypes: (F16, F16), dims: (64, 64), mask: Mask::Window(37), sinks: true, agents: 1, ..p.clone() },
         Case { dtypes: (BF16, BF16), dims: (192, 128), mask: Mask::ImageOrCausal, ..p.clone() },
+        Case { v_rope: true, norm: true, ..p.clone() },
         Case { dtypes: (F32, F16), heads: (2, 3), gate: true, norm: true, engine_layout: true, ..p.clone() },
         Case { dtypes: (F16, F16), dims: (128, 128), kind: Kind::Parallel, mask: Mask::Chunked(16), ..p.clone() },
     ] {

@@ -9,7 +9,11 @@
 // Merges the `count` states that the tables list from word `list` on. Whole warps.
 DEVICE void merge_row(const AttentionArgs& args, u32 row, u32 head, u32 list, u32 count) {
     const MergeMemory<q_t> memory{args.partials, args.lse, args.constants, args.gate, args.out, args.out_lse};
-    merge_head<VALUE_DIM / 4>(args.merge, memory, args.tables + list, count, row, head, thread_of_tile());
+    const u32* position = args.tables; // used with ROTATION only
+    if (ROTATION != ROTATE_NONE) {
+        position = position_of(args.tables, args.tables + args.merge.header, row, step_of(args.steps));
+    }
+    merge_head<VALUE_DIM / 4>(args.merge, memory, args.tables + list, count, row, head, thread_of_tile(), position);
 }
 
 // States of a row: none if it has ended. Its workgroups do not wait for each other then: all write the same.

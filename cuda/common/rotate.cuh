@@ -34,6 +34,16 @@ DEVICE f32 rotated_lane(const Turns& turns, const f32* head, u32 lane) {
     return x * turns.cos[pair] + (is_second ? partner : -partner) * turns.sin[pair];
 }
 
+// Chunks that meet their partners lane by lane: the first of a pair becomes a cos - b sin, the second b cos + a sin.
+DEVICE f32x4 turned_half(f32x4 x, f32x4 partner, f32x4 cos, f32x4 sin, bool is_second) {
+    return fma(partner, sin * (is_second ? 1.0f : -1.0f), x * cos);
+}
+
+// A chunk of two whole pairs.
+DEVICE f32x4 turned_adjacent(f32x4 x, f32 c0, f32 s0, f32 c1, f32 s1) {
+    return fma(f32x4{x.y, x.x, x.w, x.z}, f32x4{-s0, s0, -s1, s1}, x * f32x4{c0, c0, c1, c1});
+}
+
 // The chunk `x` of the head after the rotation. `head` is the whole head in shared memory where MEETS_IN_SHARED.
 DEVICE f32x4 rotated(const Turns& turns, const f32x4* head, u32 chunk, f32x4 x) {
     if (ROTATION == ROTATE_HALF) {
@@ -45,17 +55,13 @@ DEVICE f32x4 rotated(const Turns& turns, const f32x4* head, u32 chunk, f32x4 x) 
         const bool is_second = i >= distance;
         const u32 pair = is_second ? i - distance : i;
         const f32x4 partner = head[is_second ? chunk - distance : chunk + distance];
-        const f32x4 c = load_chunk(turns.cos, pair);
-        const f32x4 s = load_chunk(turns.sin, pair) * (is_second ? 1.0f : -1.0f);
-        return fma(partner, s, x * c);
+        return turned_half(x, partner, load_chunk(turns.cos, pair), load_chunk(turns.sin, pair), is_second);
     } else if (ROTATION == ROTATE_ADJACENT) {
         const u32 i = chunk - turns.first_lane / 4;
         if (i >= turns.pairs / 2) {
             return x;
         }
-        const f32 c0 = turns.cos[2 * i], c1 = turns.cos[2 * i + 1];
-        const f32 s0 = turns.sin[2 * i], s1 = turns.sin[2 * i + 1];
-        return fma(f32x4{x.y, x.x, x.w, x.z}, f32x4{-s0, s0, -s1, s1}, x * f32x4{c0, c0, c1, c1});
+        return turned_adjacent(x, turns.cos[2 * i], turns.sin[2 * i], turns.cos[2 * i + 1], turns.sin[2 * i + 1]);
     } else {
         const f32* lanes = reinterpret_cast<const f32*>(head);
         const u32 lane = 4 * chunk;

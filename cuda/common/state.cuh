@@ -1,4 +1,5 @@
-// state.cuh: one warp merges the attention states of one (row, head) and finishes the head: norm, gate, rounding, store.
+// state.cuh: one warp merges the attention states of one (row, head) and finishes the head: rotation, norm, gate, rounding,
+// store.
 //
 //   m = max lse_i    w_i = exp(lse_i - m)    x = sum w_i out_i / sum w_i    lse = m + ln(sum w_i)
 //
@@ -6,6 +7,10 @@
 // their weights handed round by shuffles, so that each is computed once; outputs are read once, 4 states in flight.
 // Total weight and values are summed in the order of the list. An empty state is known by its lse and takes no part:
 // its output is not even read and may hold anything. After dtype.cuh, warp.cuh, lse.cuh, vector.cuh, norm.cuh, gate.cuh.
+// Constants ROTATION: how outputs turn back by the row's position, by chunks or not at all.
+
+// #include "common/rope.cuh"
+// #include "common/rotate.cuh"
 
 // Field for field the params of a merge on the host. The offsets are 0: pointers begin at the first element.
 struct MergeParams {
@@ -33,6 +38,11 @@ struct MergeParams {
     u32 gate;
     u32 has_lse;
     u32 header;
+    // First word of the rotation in `constants`, first lane and number of the lane pairs that turn.
+    u32 rope_table;
+    u32 first_lane;
+    u32 pairs;
+    u32 pad;
 };
 
 // What a merge reads and writes besides its lists. T stores gate and out.
@@ -76,10 +86,64 @@ template <class T> DEVICE f32x4 gates_of(const MergeParams& params, const MergeM
                  gate_factor(params.gate, g.w)};
 }
 
-// Merges the `count` states of `list` into (row, head). Called by whole warps; `thread` is the thread's number.
+// The row's position in the tables of a merge, behind the lists: of all steps, a step's rows side by side.
+DEVICE const u32* position_of(const u32* tables, const u32* header, u32 row, u32 step) {
+    const u32* positions = tables + header[2] + tables[header[1] + header[0]];
+    return positions + 4 * (u64(step) * header[0] + row);
+}
+
+// (cos, sin) of lane pair `pair` by the row's position, backwards.
+DEVICE CosSin turn_back(const MergeParams& params, const f32* constants, const u32* position, u32 pair) {
+    const u32* word = reinterpret_cast<const u32*>(constants) + params.rope_table + 3 * pair;
+    const CosSin t = rope_cos_sin(i32(position[word[2]]), word[0], word[1]);
+    return CosSin{t.cos, -t.sin};
+}
+
+// Undoes the rotation by the row's position. Lane l has the chunks l + 32 n of the head; whole warps.
+template <u32 OWN>
+DEVICE void turn_head(const MergeParams& params, const f32* constants, const u32* position, u32 lane, f32x4 (&values)[OWN]) {
+    const auto at = [&](u32 pair) { return turn_back(params, constants, position, pair); };
+    f32x4 turned[OWN];
+#pragma unroll
+    for (u32 n = 0; n < OWN; n++) {
+        const u32 chunk = lane + 32 * n;
+        const u32 i = chunk - params.first_lane / 4; // wraps below the first lane: past the end, too
+        turned[n] = values[n];
+        if (ROTATION == ROTATE_ADJACENT) {
+            if (i < params.pairs / 2) {
+                const CosSin a = at(2 * i), b = at(2 * i + 1);
+                turned[n] = turned_adjacent(values[n], a.cos, a.sin, b.cos, b.sin);
+            }
+        } else {
+            const u32 distance = params.pairs / 4;
+            const bool turns = i < 2 * distance, is_second = i >= distance;
+            const u32 with = !turns ? chunk : is_second ? chunk - distance : chunk + distance;
+            f32x4 partner = splat(0.0f);
+#pragma unroll
+            for (u32 m = 0; m < OWN; m++) { // registers are named when compiled: every lane shows each of its chunks
+                const f32x4 shown = {shuffle(values[m].x, with), shuffle(values[m].y, with), shuffle(values[m].z, with),
+                                     shuffle(values[m].w, with)};
+                partner = with / 32 == m ? shown : partner;
+            }
+            if (turns) {
+                const u32 pair = 4 * (is_second ? i - distance : i);
+                const CosSin t0 = at(pair), t1 = at(pair + 1), t2 = at(pair + 2), t3 = at(pair + 3);
+                turned[n] = turned_half(values[n], partner, f32x4{t0.cos, t1.cos, t2.cos, t3.cos},
+                                        f32x4{t0.sin, t1.sin, t2.sin, t3.sin}, is_second);
+            }
+        }
+    }
+#pragma unroll
+    for (u32 n = 0; n < OWN; n++) {
+        values[n] = turned[n];
+    }
+}
+
+// Merges the `count` states of `list` into (row, head). Called by whole warps; `thread` is the thread's number; `position`, a row's
+// position, is used with ROTATION only.
 template <u32 HEAD_CHUNKS, class T>
 DEVICE void merge_head(const MergeParams& params, const MergeMemory<T>& memory, const u32* list, u32 count, u32 row,
-                       u32 head, u32 thread) {
+                       u32 head, u32 thread, const u32* position) {
     constexpr u32 OWN = (HEAD_CHUNKS + 31) / 32; // chunks of a lane
     constexpr u32 BATCH = 4; // states in flight
     const u32 lane = thread % 32;
@@ -138,11 +202,17 @@ DEVICE void merge_head(const MergeParams& params, const MergeMemory<T>& memory, 
     }
     const f32 inverse = total == 0.0f ? 0.0f : 1.0f / total;
 
-    // -- norm
-    f32 squares = 0.0f;
+    // -- rotation and norm
 #pragma unroll
     for (u32 n = 0; n < OWN; n++) {
         values[n] = values[n] * inverse;
+    }
+    if (ROTATION != ROTATE_NONE) {
+        turn_head(params, memory.constants, position, lane, values);
+    }
+    f32 squares = 0.0f;
+#pragma unroll
+    for (u32 n = 0; n < OWN; n++) {
         squares += sum(values[n] * values[n]);
     }
     f32 factor = 1.0f;

@@ -49,7 +49,7 @@ struct Args {
     steps: u64,
 }
 
-const _: () = assert!(size_of::<Args>() == 256);
+const _: () = assert!(size_of::<Args>() == 272);
 
 /// Matrix products take q and K, weights and V as one 16-bit type; everything else is done in f32.
 fn uses_matrix_units(spec: &LayerSpec) -> bool {
@@ -129,6 +129,7 @@ fn variant(arch: Arch, spec: &LayerSpec, [has_gap, has_shift, has_steps]: [bool;
         .bool("PAIRS_ARE_HALVES", rope.is_some_and(|r| r.pairing == Pairing::Half))
         .u32("ROPE_FIRST", rope.map_or(0, |r| r.first_lane))
         .u32("ROPE_PAIRS", rope.map_or(1, |r| r.inv_freq.len()))
+        .u32("ROTATION", spec.out_rotation() as usize)
         .storage("q", spec.dtype)
         .storage("k", spec.kv_dtype)
         .storage("v", spec.kv_dtype);
@@ -159,6 +160,15 @@ pub(super) fn covering_variants() -> Vec<Variant> {
         let dim_v = [dim, 264 - dim, dim][i % 3];
         let shape = (dim, dim_v, [1, 2, 3, 5, 7, 8, 16][i % 7]);
         all.push(of(shape, types[i % types.len()], [i % 2 == 0, i % 4 == 0, i % 3 != 0, i % 5 < 2]));
+    }
+    // Outputs that turn back.
+    for (dim, pairing) in [(64, Pairing::Half), (128, Pairing::Half), (512, Pairing::Adjacent), (512, Pairing::Half)] {
+        let rope = Some(Rope::plain(64, 1e4, pairing).at_lane(dim - 64));
+        for dtype in [BF16, F32] {
+            let plain = LayerSpec { dtype, kv_dtype: dtype, ..LayerSpec::new(4, 1, dim) };
+            let spec = LayerSpec { rope: rope.clone(), v_rope: true, ..plain };
+            all.push(variant(Arch { major: 8, minor: 0 }, &spec, [true, false, true]).0);
+        }
     }
     // Parts of a group and of the value.
     all.push(of((512, 512, 128), (F32, BF16), [false; 4]));
@@ -231,7 +241,7 @@ fn load(plan: &AttentionPlan, list: &WorkList, gpu: &Arc<Gpu>, workspace: &mut W
     let spec = &plan.spec;
     let scratch = lse_base(list, spec) + list.num_partials as usize * spec.num_q_heads * 4;
     let counters = plan.num_rows * spec.num_kv_heads * plan.tile.head_parts(spec);
-    workspace.load_cuda(OP, gpu, plan.id, scratch, || tables::words(list, spec, plan.num_rows, counters))
+    workspace.load_cuda(OP, gpu, plan.id, scratch, || tables::words(plan, list, counters))
 }
 
 /// Bytes of the partial states' outputs in scratch memory; their lse come behind them.
@@ -260,6 +270,7 @@ fn outputs<'a>(plan: &'a AttentionPlan, args: &AttentionArgs<'a>) -> Outputs<'a>
         out: args.out,
         lse: args.lse,
         rows: plan.num_rows,
+        steps: plan.steps.as_ref(),
     }
 }
 

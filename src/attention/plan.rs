@@ -6,6 +6,7 @@ use super::worklist::{Tile, WorkList};
 use crate::backend::next_plan_id;
 use crate::kv::Lifetimes;
 use crate::layer::LayerSpec;
+use crate::merge::problem::validate_positions;
 use crate::{Device, Result, Steps};
 
 /// A validated launch. Build it once per step and layer kind, or once [for many steps](AttentionPlan::over); run it for
@@ -22,6 +23,8 @@ pub struct AttentionPlan {
     pub(crate) work: Work,
     /// The counter that the rows move with.
     pub(crate) steps: Option<Steps>,
+    /// Of the rows of all steps, where outputs are turned back.
+    pub(crate) positions: Option<Vec<[i32; 4]>>,
 }
 
 /// What the device needs: the definition walks views, a kernel walks a work list.
@@ -92,7 +95,20 @@ impl AttentionPlan {
             tile,
             work,
             steps,
+            positions: None,
         })
+    }
+
+    /// The plan with the rows' positions, by which outputs of a layer kind with [`LayerSpec::v_rope`] are turned back: those
+    /// that `kv_append` was given. A plan [over](AttentionPlan::over) steps takes those of all rows of the first step, then
+    /// of the second, and so on.
+    ///
+    /// # Errors
+    /// [`crate::Error::Invalid`] for another number of positions than rows, or a layer that turns no values.
+    pub fn with_positions(self, positions: &[[i32; 4]]) -> Result<Self> {
+        let room = self.steps.as_ref().map_or(1, Steps::room) as usize;
+        validate_positions(OP, &self.spec, self.num_rows * room, positions)?;
+        Ok(AttentionPlan { id: next_plan_id(), positions: Some(positions.to_vec()), ..self })
     }
 
     /// Query rows.

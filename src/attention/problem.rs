@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::AttentionPlan;
 use crate::kv::{Appended, Birth, KvCache, Modality, ViewId};
 use crate::layer::{LayerConstants, LayerSpec};
-use crate::merge::problem::validate_outputs;
+use crate::merge::problem::{expect_positions, validate_outputs};
 use crate::{Error, Result, Tensor};
 
 pub(crate) const OP: &str = "attention";
@@ -72,6 +72,14 @@ impl AttentionProblem<'_> {
                 if entry.shift != [0; 4] && self.spec.rope.as_ref().is_some_and(|r| r.inv_freq.is_empty()) {
                     return Err(Error::invalid(OP, "rope", "lane pairs to shift", "none"));
                 }
+                if entry.shift != [0; 4] && self.spec.v_rope {
+                    let what = format!("v_rope with a position shift of {:?}", entry.shift);
+                    return Err(Error::unsupported(
+                        OP,
+                        what,
+                        "views without shifts, since queries turn in place of keys",
+                    ));
+                }
                 for span in self.cache.segment(entry.segment)?.spans() {
                     let seen = span.start < entry.start + entry.len && span.start + span.len > entry.start;
                     let reach = (entry.start + entry.len).min(span.end());
@@ -127,6 +135,7 @@ impl AttentionArgs<'_> {
             self.v.expect_first_lanes(OP, "v", self.k)?;
         }
         self.constants.validate(OP, spec)?;
+        expect_positions(OP, spec, plan.positions.is_some())?;
         validate_outputs(OP, spec, rows, self.gate, self.out, self.lse)
     }
 }

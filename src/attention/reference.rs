@@ -146,5 +146,7 @@ pub(super) fn run(plan: &AttentionPlan, args: &AttentionArgs<'_>) -> Result<()> 
             }
         }
     });
-    epilogue(spec, args.constants, out, lse, args.gate, args.out, args.lse)
+    let positions = plan.positions.as_deref().unwrap_or_default();
+    let positions = positions.get(step as usize * plan.num_rows..).unwrap_or_default();
+    epilogue(spec, args.constants, out, lse, positions, args.gate, args.out, args.lse)
 }

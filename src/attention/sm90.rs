@@ -25,11 +25,12 @@ const FIXED: usize = 1024;
 /// More stages than these hide nothing.
 const MOST_STAGES: usize = 4;
 
-/// Whether the kernel serves the layer kind: its products take one 16-bit type.
+/// Whether the kernel serves the layer kind: its products take one 16-bit type, and outputs do not turn back.
 pub(super) fn serves(arch: Arch, spec: &LayerSpec) -> bool {
     arch == (Arch { major: 9, minor: 0 })
         && spec.dtype == spec.kv_dtype
         && spec.dtype != DType::F32
+        && !spec.v_rope
         && HEAD_DIMS.contains(&(spec.head_dim, spec.head_dim_v))
 }
 

@@ -1,7 +1,7 @@
 //! The work list as one buffer of words, the same for every device.
 
+use super::AttentionPlan;
 use super::worklist::{WorkList, rule_words};
-use crate::layer::LayerSpec;
 
 /// Words of the table header; see `shaders/attention.wgsl`.
 const HEADER_WORDS: usize = 12;
@@ -13,9 +13,10 @@ pub(crate) const ARRIVALS: usize = HEADER_WORDS;
 /// First word of the merge's header: the last four of ours.
 pub(crate) const MERGE_HEADER: usize = HEADER_WORDS - 4;
 
-/// All tables behind the header and `num_counters` zeros. Every word but these and the merge header's numbers is what
-/// `shaders/attention.wgsl` names.
-pub(crate) fn words(list: &WorkList, spec: &LayerSpec, num_rows: usize, num_counters: usize) -> Vec<u32> {
+/// All tables behind the header and `num_counters` zeros, the rows' positions behind the merge's lists. Every word but these
+/// and the merge header's numbers is what `shaders/attention.wgsl` names.
+pub(crate) fn words(plan: &AttentionPlan, list: &WorkList, num_counters: usize) -> Vec<u32> {
+    let (spec, num_rows) = (&plan.spec, plan.num_rows);
     let mut words = vec![0; HEADER_WORDS + num_counters];
     let rules = words.len();
     words.extend(rule_words(spec));
@@ -38,6 +39,7 @@ pub(crate) fn words(list: &WorkList, spec: &LayerSpec, num_rows: usize, num_coun
     words.extend(&list.indptr);
     let index = words.len();
     words.extend(&list.index);
+    words.extend(plan.positions.iter().flatten().flatten().map(|&p| p as u32));
     let items = words.len();
     words.extend(list.items.as_flattened());
     let header = [list.items.len(), items, item_rows, runs, pages, shifts, rules, 0, num_rows, indptr, index, 0];

@@ -135,7 +135,7 @@ pub(super) fn encode(
     let v: [u32; 4] = chunks(OP, "v", args.v)?;
     let out = if writes_states { [0, heads * state_chunks, state_chunks] } else { chunks(OP, "out", args.out)? };
     let params = Params { attention: AttentionParams::new(plan, q, k, v), out, _end: 0 };
-    let w = workspace.load(OP, gpu, plan.id, scratch * 4, || tables::words(list, spec, plan.num_rows, 0))?;
+    let w = workspace.load(OP, gpu, plan.id, scratch * 4, || tables::words(plan, list, 0))?;
     use Access::{Read, ReadWrite};
     let kernel = gpu.kernel(
         &variant(spec, &plan.tile, [list.has_gap, !list.shifts.is_empty(), plan.steps.is_some()], writes_states),
@@ -163,8 +163,15 @@ pub(super) fn encode(
     if !writes_states {
         return Ok(());
     }
-    let outputs =
-        Outputs { spec, constants: args.constants, gate: args.gate, out: args.out, lse: args.lse, rows: plan.num_rows };
+    let outputs = Outputs {
+        spec,
+        constants: args.constants,
+        gate: args.gate,
+        out: args.out,
+        lse: args.lse,
+        rows: plan.num_rows,
+        steps: plan.steps.as_ref(),
+    };
     let scratch = w.scratch.clone();
     let states = States {
         states: &scratch,

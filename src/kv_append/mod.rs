@@ -3,7 +3,7 @@
 //! ```text
 //! q[row, h]        = q_scale * temperature(position[0]) * rotate(q_norm(packed.q[row, h]))
 //! k[page, h, slot] =                                      rotate(k_norm(packed.k[row, h]))     page * page_size + slot = places[row]
-//! v[page, h, slot] = v_scale * v_norm(packed.v[row, h])
+//! v[page, h, slot] = v_scale * v_norm(packed.v[row, h])        rotated too where the layer says so (`v_rope`)
 //! ```
 //! A [`KvAppendPlan`] is made once per step and layer kind and run once per layer of that kind. Arithmetic is f32 on a
 //! device and f64 in the reference, with one rounding at each store. The gate stays in the packed tensor: the epilogue

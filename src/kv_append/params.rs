@@ -83,7 +83,8 @@ pub(super) struct Params {
     pub k_weights_head: u32,
     pub v_weights_head: u32,
     pub bias: u32,
-    pub pad: [u32; 2],
+    pub v_turns: u32,
+    pub pad: u32,
 }
 
 impl Params {
@@ -142,7 +143,8 @@ impl Params {
             k_weights_head: by_head(s.k_norm, s.k_norm_lanes()),
             v_weights_head: by_head(s.v_norm, s.head_dim_v),
             bias: constants.bias as u32,
-            pad: [0; 2],
+            v_turns: s.v_rope.into(),
+            pad: 0,
         }
     }
 }

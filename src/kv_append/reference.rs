@@ -83,6 +83,7 @@ pub(super) fn run(plan: &KvAppendPlan, args: &KvAppendArgs) -> Result<()> {
         for h in 0..spec.num_kv_heads {
             let mut x = read(row, layout.v, h, spec.head_dim_v);
             normalize(&mut x[..spec.head_dim_v], spec.v_norm, h, &weights.v_norm, &weights.v_bias);
+            rotate(&mut x, spec.rope.as_ref().filter(|_| spec.v_rope), &positions[row]);
             x.iter_mut().for_each(|x| *x *= f64::from(spec.v_scale));
             write(&mut out, args.v, at(row, h, args.v.strides()), &x[..spec.head_dim_v]);
         }

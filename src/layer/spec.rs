@@ -1,6 +1,6 @@
 //! [`LayerSpec`] and the constants of one layer.
 
-use super::{Gate, Norm, Rope, Temperature};
+use super::{Gate, Norm, Rope, Rotation, Temperature};
 use crate::kv::{Lifetimes, Modality};
 use crate::{Buffer, DType, Device, Error, Result};
 
@@ -37,6 +37,9 @@ pub struct LayerSpec {
     pub sinks: bool,
     /// Rotation of q and k; `None` is NoPE.
     pub rope: Option<Rope>,
+    /// Whether V turns too, as K does, after its norm. Then outputs are turned back by their own row's position, before
+    /// the output norm, so that they depend on distances alone (DeepSeek V4). With `v_in_k`, V may have the lanes that turn.
+    pub v_rope: bool,
     /// Norm of q, before rotation.
     pub q_norm: Norm,
     /// Norm of k, before rotation: over all its lanes, or those that are V too.
@@ -72,6 +75,7 @@ impl LayerSpec {
             soft_cap: None,
             sinks: false,
             rope: None,
+            v_rope: false,
             q_norm: Norm::None,
             k_norm: Norm::None,
             v_norm: Norm::None,
@@ -103,7 +107,7 @@ impl LayerSpec {
     /// Whether a row that has been merged is not the output yet.
     #[cfg(feature = "webgpu")]
     pub(crate) fn has_epilogue(&self) -> bool {
-        self.out_norm != Norm::None || self.gate != Gate::None
+        self.v_rope || self.out_norm != Norm::None || self.gate != Gate::None
     }
 
     /// Checks what every operation relies on.
@@ -131,7 +135,7 @@ impl LayerSpec {
             return Err(Error::invalid(op, "soft_cap", "a positive number", format!("{:?}", self.soft_cap)));
         }
         if self.v_in_k {
-            let first = self.rope.as_ref().map_or(d, |rope| rope.first_lane);
+            let first = self.rope.as_ref().filter(|_| !self.v_rope).map_or(d, |rope| rope.first_lane);
             if dv > first || self.v_norm != Norm::None || self.v_scale != 1.0 {
                 let expected = "V of K's lanes in front of those that turn, without a norm or a factor of its own";
                 return Err(Error::invalid(op, "v_in_k", expected, format!("{dv} lanes of {d}, turning from {first}")));
@@ -164,7 +168,33 @@ impl LayerSpec {
                 return Err(Error::invalid(op, "rope.inv_freq", "finite numbers >= 0", "something else"));
             }
         }
+        if self.v_rope { self.validate_v_rope(op) } else { Ok(()) }
+    }
+
+    /// Outputs turn by chunks of 4 lanes, and by the angles alone.
+    fn validate_v_rope(&self, op: &'static str) -> Result<()> {
+        let Some(rope) = &self.rope else {
+            return Err(Error::invalid(op, "v_rope", "a rotation that V has too", "none"));
+        };
+        let end = rope.first_lane + rope.lanes();
+        if end > self.head_dim_v {
+            let got = format!("lanes {}..{end}", rope.first_lane);
+            return Err(Error::invalid(op, "v_rope", format!("turning lanes within {} of v", self.head_dim_v), got));
+        }
+        if !matches!(self.out_rotation(), Rotation::Half | Rotation::Adjacent) {
+            let can = "a first lane and pairs by whole chunks of 4 lanes";
+            return Err(Error::unsupported(op, format!("v_rope on lanes {}..{end}", rope.first_lane), can));
+        }
+        if rope.mscale != 1.0 {
+            let what = format!("v_rope with an attention factor of {}", rope.mscale);
+            return Err(Error::unsupported(op, what, "a factor of 1"));
+        }
         Ok(())
+    }
+
+    /// How outputs turn back.
+    pub(crate) fn out_rotation(&self) -> Rotation {
+        Rotation::of(self.rope.as_ref().filter(|_| self.v_rope))
     }
 }
 

@@ -7,7 +7,7 @@ use super::problem::OP;
 use super::{MergeArgs, MergePlan};
 use crate::backend::cuda::{CHUNK, Gpu, Launch, place};
 use crate::backend::source::Variant;
-use crate::layer::LayerSpec;
+use crate::layer::{LayerSpec, Rotation};
 use crate::{DType, Error, Result, Tensor, Workspace};
 
 /// Threads of a block; a warp merges one head of one row.
@@ -28,14 +28,19 @@ struct Args {
     lse: u64,
 }
 
-const _: () = assert!(size_of::<Args>() == 152);
+const _: () = assert!(size_of::<Args>() == 168);
 
-pub(crate) fn variant(head_dim_v: usize, dtype: DType) -> Variant {
+pub(super) fn variant(head_dim_v: usize, rotation: Rotation, dtype: DType) -> Variant {
     Variant::new("merge")
         .u32("THREADS", THREADS)
         .u32("VALUE_CHUNKS", head_dim_v / CHUNK)
+        .u32("ROTATION", rotation as usize)
         .storage("gate", dtype)
         .storage("out", dtype)
+}
+
+fn variant_of(spec: &LayerSpec) -> Variant {
+    variant(spec.head_dim_v, spec.out_rotation(), spec.dtype)
 }
 
 /// Where the states lie: addresses and strides of state and head, in chunks of 4 (outputs) and in elements (lse).
@@ -55,7 +60,7 @@ fn blocks(spec: &LayerSpec, rows: usize) -> usize {
 
 /// The launch in words, for the plan's `Display`.
 pub(super) fn describe(spec: &LayerSpec, rows: usize) -> String {
-    format!("{} blocks of {THREADS} ({})", blocks(spec, rows), variant(spec.head_dim_v, spec.dtype).options())
+    format!("{} blocks of {THREADS} ({})", blocks(spec, rows), variant_of(spec).options())
 }
 
 /// Address and strides in elements of an lse `[.., heads]` or a gate per head, which may lie anywhere.
@@ -113,7 +118,7 @@ pub(crate) fn launch_states(gpu: &Arc<Gpu>, outputs: &Outputs<'_>, states: &Stat
     let args =
         Args { params, states: states.states, state_lse: states.lse, tables: states.tables, constants, gate, out, lse };
     gpu.launch(&Launch {
-        kernel: &gpu.kernel(&variant(spec.head_dim_v, spec.dtype))?,
+        kernel: &gpu.kernel(&variant_of(spec))?,
         groups: blocks(spec, outputs.rows),
         threads: THREADS,
         shared_bytes: 0,
@@ -122,7 +127,7 @@ pub(crate) fn launch_states(gpu: &Arc<Gpu>, outputs: &Outputs<'_>, states: &Stat
 }
 
 pub(super) fn warm_up(plan: &MergePlan, gpu: &Arc<Gpu>, workspace: &mut Workspace) -> Result<()> {
-    gpu.kernel(&variant(plan.spec.head_dim_v, plan.spec.dtype))?;
+    gpu.kernel(&variant_of(&plan.spec))?;
     workspace.load_cuda(OP, gpu, plan.id, 0, || plan.tables()).map(|_| ())
 }
 
@@ -143,6 +148,7 @@ pub(super) fn run(plan: &MergePlan, gpu: &Arc<Gpu>, args: &MergeArgs<'_>, worksp
         out: args.out,
         lse: args.lse,
         rows: plan.rows(),
+        steps: None,
     };
     let tables = workspace.load_cuda(OP, gpu, plan.id, 0, || plan.tables())?.tables;
     launch_states(gpu, &outputs, &States { states, lse, strides, lse_strides, tables, header: 0 })

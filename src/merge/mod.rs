@@ -7,7 +7,8 @@
 //! m = max_i lse_i      w_i = exp(lse_i - m)      out = sum w_i out_i / sum w_i      lse = m + ln(sum w_i)
 //! ```
 //!
-//! A sink is one more state with `out = 0` and `lse = sink logit`. Epilogue, on each head: norm, then gate.
+//! A sink is one more state with `out = 0` and `lse = sink logit`. Epilogue, on each head: the rotation by the row's
+//! position undone, where the layer turns its values; norm; gate.
 
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;
@@ -75,8 +76,15 @@ impl MergePlan {
 pub fn shader_variants() -> Vec<(String, String)> {
     let mut all = Vec::new();
     for dtype in crate::DType::ALL {
-        for (dim, has_epilogue) in [(8, true), (64, false), (256, true), (512, true)] {
-            let v = webgpu::variant(dim, dtype, has_epilogue);
+        use crate::layer::Rotation::{Adjacent, Half, None};
+        for (dim, rotation, flags) in [
+            (8, None, [true, false]),
+            (64, None, [false; 2]),
+            (64, Half, [true; 2]),
+            (256, None, [true, false]),
+            (512, Adjacent, [true, false]),
+        ] {
+            let v = webgpu::variant(dim, dtype, rotation, flags);
             all.push((format!("merge {}", v.options()), v.wgsl()));
         }
     }
@@ -89,8 +97,10 @@ pub fn shader_variants() -> Vec<(String, String)> {
 pub fn cuda_variants() -> Vec<(String, String)> {
     let mut all = Vec::new();
     for dtype in crate::DType::ALL {
-        for dim in [8, 64, 128, 256, 512] {
-            let v = cuda::variant(dim, dtype);
+        use crate::layer::Rotation::{Adjacent, Half, None};
+        let kinds = [(8, None), (64, None), (128, Half), (256, None), (512, None), (512, Adjacent), (512, Half)];
+        for (dim, rotation) in kinds {
+            let v = cuda::variant(dim, rotation, dtype);
             all.push((format!("merge {}", v.options()), v.cuda()));
         }
     }

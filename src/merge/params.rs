@@ -1,7 +1,7 @@
 //! The params struct, field for field the one of `shaders/merge.wgsl` and `cuda/common/state.cuh`.
 
-use crate::Tensor;
 use crate::layer::{ConstantPlaces, LayerConstants, LayerSpec};
+use crate::{Steps, Tensor};
 
 /// Words of the table header: rows, indptr_base, index_base, none.
 pub(crate) const HEADER_WORDS: usize = 4;
@@ -14,6 +14,9 @@ pub(crate) struct Outputs<'a> {
     pub out: &'a Tensor,
     pub lse: Option<&'a Tensor>,
     pub rows: usize,
+    /// The counter that the rows' positions move with.
+    #[cfg_attr(not(feature = "webgpu"), allow(dead_code))] // attention's kernel on CUDA has it already
+    pub steps: Option<&'a Steps>,
 }
 
 /// Where states and outputs lie: offset, then strides of rows (or states) and heads, in chunks of 4 elements; those of
@@ -63,12 +66,17 @@ pub(crate) struct MergeParams {
     pub has_lse: u32,
     /// First word of the table header `[rows, indptr_base, index_base, -]`.
     pub header: u32,
+    /// First word of the rotation in the constants, first lane and number of the lane pairs that turn back.
+    pub rope_table: u32,
+    pub first_lane: u32,
+    pub pairs: u32,
+    pub pad: u32,
 }
 
 impl MergeParams {
     pub fn new(outputs: &Outputs<'_>, at: &MergePlaces) -> Self {
         let spec = outputs.spec;
-        let places = ConstantPlaces::of(spec);
+        let (places, rope) = (ConstantPlaces::of(spec), spec.rope.as_ref());
         MergeParams {
             num_q_heads: spec.num_q_heads as u32,
             state_offset: at.states[0],
@@ -94,10 +102,14 @@ impl MergeParams {
             gate: spec.gate.code(),
             has_lse: outputs.lse.is_some().into(),
             header: at.header,
+            rope_table: places.rope as u32,
+            first_lane: rope.map_or(0, |r| r.first_lane as u32),
+            pairs: rope.map_or(0, |r| r.inv_freq.len() as u32),
+            pad: 0,
         }
     }
 }
 
-const _: () = assert!(size_of::<MergeParams>() == 96);
+const _: () = assert!(size_of::<MergeParams>() == 112);
 const _: () = assert!(std::mem::offset_of!(MergeParams, norm) == 64);
 const _: () = assert!(std::mem::offset_of!(MergeParams, header) == 92);

@@ -1,7 +1,7 @@
 //! Host arithmetic of a merge.
 
 use super::params::HEADER_WORDS;
-use super::problem::MergeProblem;
+use super::problem::{MergeProblem, OP, validate_positions};
 use crate::backend::next_plan_id;
 use crate::layer::LayerSpec;
 use crate::{Device, Result};
@@ -15,6 +15,8 @@ pub struct MergePlan {
     pub(crate) indptr: Vec<u32>,
     pub(crate) index: Vec<u32>,
     pub(crate) num_states: usize,
+    /// Of the rows, where outputs are turned back.
+    pub(crate) positions: Option<Vec<[i32; 4]>>,
 }
 
 impl MergePlan {
@@ -28,7 +30,17 @@ impl MergePlan {
             indptr: problem.indptr.to_vec(),
             index: problem.index.to_vec(),
             num_states: problem.num_states,
+            positions: None,
         })
+    }
+
+    /// The plan with the rows' positions, by which outputs of a layer kind with [`LayerSpec::v_rope`] are turned back.
+    ///
+    /// # Errors
+    /// [`crate::Error::Invalid`] for another number of positions than rows, or a layer that turns no values.
+    pub fn with_positions(self, positions: &[[i32; 4]]) -> Result<Self> {
+        validate_positions(OP, &self.spec, self.rows(), positions)?;
+        Ok(MergePlan { id: next_plan_id(), positions: Some(positions.to_vec()), ..self })
     }
 
     /// Rows written.
@@ -36,12 +48,13 @@ impl MergePlan {
         self.indptr.len() - 1
     }
 
-    /// The tables of a launch: header, indptr, index.
+    /// The tables of a launch: header, indptr, index, positions.
     pub(super) fn tables(&self) -> Vec<u32> {
         let indptr_base = HEADER_WORDS as u32;
         let mut words = vec![self.rows() as u32, indptr_base, indptr_base + self.indptr.len() as u32, 0];
         words.extend(&self.indptr);
         words.extend(&self.index);
+        words.extend(self.positions.iter().flatten().flatten().map(|&p| p as u32));
         words
     }
 }

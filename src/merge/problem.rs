@@ -61,8 +61,34 @@ impl MergeArgs<'_> {
         self.states.expect(OP, "states", DType::F32, &[plan.num_states, heads, dim])?;
         self.state_lse.expect(OP, "state_lse", DType::F32, &[plan.num_states, heads])?;
         self.constants.validate(OP, &plan.spec)?;
+        expect_positions(OP, &plan.spec, plan.positions.is_some())?;
         validate_outputs(OP, &plan.spec, rows, self.gate, self.out, self.lse)
     }
+}
+
+/// Checks the positions by which the outputs of `rows` rows, those of all steps, are turned back.
+pub(crate) fn validate_positions(
+    op: &'static str,
+    spec: &LayerSpec,
+    rows: usize,
+    positions: &[[i32; 4]],
+) -> Result<()> {
+    if !spec.v_rope {
+        return Err(Error::invalid(op, "positions", "none, the layer turns no values", positions.len()));
+    }
+    if positions.len() != rows {
+        return Err(Error::invalid(op, "positions", format!("{rows} rows"), positions.len()));
+    }
+    Ok(())
+}
+
+/// Checks that a plan has the positions that it needs.
+pub(crate) fn expect_positions(op: &'static str, spec: &LayerSpec, has_positions: bool) -> Result<()> {
+    if spec.v_rope && !has_positions {
+        let expected = "those of the rows (`with_positions`), by which outputs are turned back";
+        return Err(Error::invalid(op, "positions", expected, "none"));
+    }
+    Ok(())
 }
 
 /// Checks the arguments of the epilogue, which [`crate::attention`] has too.

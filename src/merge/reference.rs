@@ -34,15 +34,18 @@ pub(super) fn run(plan: &MergePlan, args: &MergeArgs<'_>) -> Result<()> {
             }
         }
     }
-    epilogue(&plan.spec, args.constants, merged, lse, args.gate, args.out, args.lse)
+    let positions = plan.positions.as_deref().unwrap_or_default();
+    epilogue(&plan.spec, args.constants, merged, lse, positions, args.gate, args.out, args.lse)
 }
 
-/// Norm, gate, rounding and the store, from merged rows `[rows, heads, dim]` and their lse `[rows, heads]`.
+/// Rotation back, norm, gate, rounding and the store, from merged rows `[rows, heads, dim]` and their lse `[rows, heads]`.
+#[allow(clippy::too_many_arguments)] // what an epilogue has to do with
 pub(crate) fn epilogue(
     spec: &LayerSpec,
     constants: &LayerConstants,
     mut merged: Vec<f64>,
     lse: Vec<f64>,
+    positions: &[[i32; 4]],
     gate: Option<&Tensor>,
     out: &Tensor,
     lse_out: Option<&Tensor>,
@@ -54,6 +57,14 @@ pub(crate) fn epilogue(
         return Err(Error::invalid("merge", "gate", gates, "another length"));
     }
     merged.par_chunks_mut(dim).enumerate().for_each(|(i, head)| {
+        if let Some(rope) = spec.rope.as_ref().filter(|_| spec.v_rope) {
+            let position = positions[i / spec.num_q_heads];
+            for (j, inv_freq) in rope.inv_freq.iter().enumerate() {
+                let (sin, cos) = (f64::from(position[rope.axis[j] as usize]) * inv_freq).sin_cos();
+                let (a, b) = rope.pair(j);
+                (head[a], head[b]) = (head[a] * cos + head[b] * sin, head[b] * cos - head[a] * sin);
+            }
+        }
         let mean_square = head.iter().map(|x| x * x).sum::<f64>() / dim as f64;
         for (d, x) in head.iter_mut().enumerate() {
             let weight = || f64::from(constants.weights.out_norm[d]);

@@ -9,7 +9,7 @@ use super::{MergeArgs, MergePlan};
 use crate::backend::source::Variant;
 use crate::backend::webgpu::{Access, Gpu, Launch, chunks};
 use crate::backend::workspace::GpuWorkspace;
-use crate::layer::LayerSpec;
+use crate::layer::{LayerSpec, Rotation};
 use crate::{DType, Error, Result, Tensor, Workspace};
 
 /// Lanes of a workgroup; one lane merges one head of one row.
@@ -17,11 +17,18 @@ const LANES: usize = 64;
 
 /// Rows without a norm and a gate have a kernel without them: a driver that masks lanes out instead of branching pays
 /// for code that no lane runs.
-pub(crate) fn variant(head_dim_v: usize, dtype: DType, has_epilogue: bool) -> Variant {
+pub(super) fn variant(
+    head_dim_v: usize,
+    dtype: DType,
+    rotation: Rotation,
+    [has_epilogue, has_steps]: [bool; 2],
+) -> Variant {
     Variant::new("merge")
         .u32("LANES", LANES)
         .u32("VALUE_CHUNKS", head_dim_v / 4)
         .bool("HAS_EPILOGUE", has_epilogue)
+        .u32("ROTATION", rotation as usize)
+        .bool("HAS_STEPS", has_steps)
         .storage("gate", dtype)
         .storage("out", dtype)
 }
@@ -71,9 +78,11 @@ pub(crate) fn encode_states(
         MergePlaces { states: states.place, state_lse: states.lse_place, gate, out, lse, header: states.header };
     let params = MergeParams::new(outputs, &places);
     use Access::{Read, ReadWrite};
-    let access = [Read, Read, Read, Read, Read, ReadWrite, ReadWrite];
-    let kernel = gpu.kernel(&variant(spec.head_dim_v, spec.dtype, spec.has_epilogue()), &access)?;
-    let absent = workspace.absent.clone();
+    let access = [Read, Read, Read, Read, Read, ReadWrite, ReadWrite, Read];
+    let (rotation, absent) = (spec.out_rotation(), workspace.absent.clone());
+    let steps = outputs.steps.filter(|_| rotation != Rotation::None);
+    let flags = [spec.has_epilogue(), steps.is_some()];
+    let kernel = gpu.kernel(&variant(spec.head_dim_v, spec.dtype, rotation, flags), &access)?;
     let launch = Launch {
         kernel: &kernel,
         params: bytemuck::bytes_of(&params),
@@ -85,6 +94,7 @@ pub(crate) fn encode_states(
             outputs.gate.map_or(Ok(&absent[0]), |t| t.buffer().on(gpu, OP, "gate"))?,
             outputs.out.buffer().on(gpu, OP, "out")?,
             outputs.lse.map_or(Ok(&absent[1]), |t| t.buffer().on(gpu, OP, "lse"))?,
+            steps.map_or(Ok(&absent[0]), |s| s.buffer().on(gpu, OP, "steps"))?,
         ],
         groups: (outputs.rows * spec.num_q_heads).div_ceil(LANES),
     };
@@ -107,6 +117,7 @@ pub(super) fn encode(
         out: args.out,
         lse: args.lse,
         rows: plan.rows(),
+        steps: None,
     };
     let states = States {
         states: args.states.buffer().on(gpu, OP, "states")?,

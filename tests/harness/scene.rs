@@ -94,6 +94,8 @@ pub struct Case {
     pub sinks: bool,
     pub gate: bool,
     pub norm: bool,
+    /// Outputs are turned back by their row's slot.
+    pub v_rope: bool,
     /// Pages as [page, slot, head, dim], at an offset, q inside a wider row.
     pub engine_layout: bool,
     /// One lane of V of every so many tokens is one of these in turn; 0 is never.
@@ -122,6 +124,7 @@ impl Case {
         sinks: false,
         gate: false,
         norm: false,
+        v_rope: false,
         engine_layout: false,
         spoiled: (0, &[]),
     };
@@ -135,6 +138,7 @@ impl Case {
             soft_cap: self.soft_cap.then_some(3.0),
             sinks: self.sinks,
             rope: Some(Rope { first_lane: self.dims.0 - lanes, ..Rope::plain(lanes, 1e4, pairing) }),
+            v_rope: self.v_rope,
             gate: if self.gate { GATES[(self.seed % 4) as usize] } else { Gate::None },
             out_norm: if self.norm { Norm::RmsScaled { eps: 1e-5 } } else { Norm::None },
             lifetimes: self.mask.lifetimes(),
@@ -188,7 +192,8 @@ impl Case {
             }
             if i == 1 && self.tokens > 8 && !self.mask.text_looks_ahead() {
                 cache.drop_range(agent, 2..5).ok();
-                cache.share(agents[0], last_slot(&cache, agents[0]), agent, [3, 0, 0, 0]).expect("a slot of agent 0");
+                let shift = if self.v_rope { [0; 4] } else { [3, 0, 0, 0] };
+                cache.share(agents[0], last_slot(&cache, agents[0]), agent, shift).expect("a slot of agent 0");
             }
         }
         let mut rows = Vec::new();
@@ -344,7 +349,11 @@ fn run_for(
 ) -> Result<Answer, String> {
     let spec = case.spec();
     let fail = |e: colatent::Error| e.to_string();
-    let plan = AttentionPlan::new(device, &AttentionProblem { spec: &spec, cache, rows }).map_err(fail)?;
+    let mut plan = AttentionPlan::new(device, &AttentionProblem { spec: &spec, cache, rows }).map_err(fail)?;
+    if spec.v_rope {
+        let slots = rows.iter().flat_map(|r| r.first_slot..r.first_slot + r.len as i32);
+        plan = plan.with_positions(&slots.map(|slot| [slot; 4]).collect::<Vec<_>>()).map_err(fail)?;
+    }
     let n = plan.num_rows();
     let (heads, (dim, dim_v)) = (spec.num_q_heads, case.dims);
     let shape = |d| [cache.num_pages(), case.heads.0, cache.page_size(), d];

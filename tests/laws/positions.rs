@@ -1,11 +1,13 @@
 //! Positions: only differences count, and a shift is a recomputation. All of it from the packed rows to the output.
 
 use colatent::kv::Lifetimes;
-use colatent::layer::{LayerSpec, Pairing, Rope};
+use colatent::layer::{LayerSpec, Norm, Pairing, Rope};
+use colatent::{DType, Device};
 use proptest::prelude::*;
 
 use super::stream::{Stream, at, close, rotating};
-use crate::harness::devices;
+use crate::harness::scene::Answer;
+use crate::harness::{compare, devices};
 
 /// Plain rotation, three axes, frequencies scaled as long-context models do; both pairings.
 fn any_rotation() -> impl Strategy<Value = LayerSpec> {
@@ -25,6 +27,30 @@ fn any_rotation() -> impl Strategy<Value = LayerSpec> {
         lifetimes: window.map_or(Lifetimes::causal(), Lifetimes::window),
         ..rotating()
     })
+}
+
+/// Layers whose values turn with their keys: lanes by halves or neighbours, at the end of the head or all of it, V apart
+/// from K or in it, with and without a norm.
+fn any_turning_values() -> impl Strategy<Value = LayerSpec> {
+    (any_rotation(), any::<bool>(), any::<bool>(), any::<bool>()).prop_map(|(spec, is_partial, v_in_k, has_norm)| {
+        let rope = spec.rope.clone().filter(|_| !is_partial);
+        let last = |r: Rope| Rope { inv_freq: r.inv_freq[..8].to_vec(), axis: r.axis[..8].to_vec(), ..r }.at_lane(16);
+        LayerSpec {
+            rope: rope.or(spec.rope.clone().map(last)),
+            v_rope: true,
+            v_in_k,
+            out_norm: if has_norm { Norm::Rms { eps: 1e-5 } } else { Norm::None },
+            ..spec
+        }
+    })
+}
+
+/// An output of each device's own, from packed rows at these positions.
+fn outputs(device: &Device, spec: &LayerSpec, seed: u64, positions: &[[i32; 4]]) -> Answer {
+    let mut stream = Stream::new(device, spec);
+    let view = stream.cache.create();
+    let rows = stream.append_at(view, (0..positions.len() as u64).map(|i| seed ^ i), positions);
+    stream.attend(&[rows])
 }
 
 proptest! {
@@ -51,6 +77,38 @@ proptest! {
                 stream.attend(&[rows])
             });
             close(&format!("{device}"), &there, &here)?;
+        }
+    }
+
+    /// L44: where values turn with their keys and outputs back with their rows, positions moved alike change no output.
+    #[test]
+    fn outputs_turned_back_know_differences_of_positions_alone(
+        spec in any_turning_values(), tokens in 1usize..60, by in prop::array::uniform4(-500_000i32..500_000), seed: u64,
+    ) {
+        let positions: Vec<[i32; 4]> = (0..tokens as i32).map(|i| [i, i / 4, i % 4, 0]).collect();
+        let moved: Vec<[i32; 4]> = positions.iter().map(|p| std::array::from_fn(|axis| p[axis] + by[axis])).collect();
+        for device in devices() {
+            let [here, there] = [&positions, &moved].map(|positions| outputs(device, &spec, seed, positions));
+            close(&format!("{device}"), &there, &here)?;
+        }
+    }
+
+    /// L44: a row that sees itself alone gives its own value, wherever it stands; at position 0 nothing turns (bits).
+    #[test]
+    fn a_value_turned_there_and_back_is_the_value(
+        spec in any_turning_values(), at in prop::array::uniform4(-500_000i32..500_000), seed: u64,
+    ) {
+        let spec = LayerSpec { lifetimes: Lifetimes::window(1), out_norm: Norm::None, ..spec };
+        let fixed = LayerSpec { rope: None, v_rope: false, ..spec.clone() };
+        for device in devices() {
+            let positions: Vec<[i32; 4]> = (0..5).map(|i| at.map(|p| p + 77 * i)).collect();
+            let want = outputs(device, &fixed, seed, &positions);
+            compare(&format!("{device}"), &outputs(device, &spec, seed, &positions).out, &want.out, DType::F32)
+                .map_err(TestCaseError::fail)?;
+            let still = LayerSpec { lifetimes: Lifetimes::causal(), ..fixed.clone() };
+            let turning = LayerSpec { lifetimes: Lifetimes::causal(), ..spec.clone() };
+            let [turning, still] = [turning, still].map(|spec| outputs(device, &spec, seed, &[[0; 4]; 30]));
+            prop_assert_eq!(turning.out, still.out, "{}", device);
         }
     }
 

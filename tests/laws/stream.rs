@@ -29,6 +29,7 @@ pub fn at(position: i32) -> [i32; 4] {
 pub struct Rows {
     pub rows: QueryRows,
     q: Vec<f32>,
+    positions: Vec<[i32; 4]>,
 }
 
 impl Rows {
@@ -37,7 +38,8 @@ impl Rows {
         let n = self.q.len() / self.rows.len as usize;
         let first_slot = self.rows.first_slot + first as i32;
         let rows = QueryRows { first_slot, len: len as u32, ..self.rows.clone() };
-        Rows { rows, q: self.q[first * n..(first + len) * n].to_vec() }
+        let positions = self.positions[first..first + len].to_vec();
+        Rows { rows, q: self.q[first * n..(first + len) * n].to_vec(), positions }
     }
 
     /// The last row alone.
@@ -47,12 +49,12 @@ impl Rows {
 
     /// The same queries asked of another view.
     pub fn of(&self, view: ViewId) -> Rows {
-        Rows { rows: QueryRows { view, ..self.rows.clone() }, q: self.q.clone() }
+        Rows { rows: QueryRows { view, ..self.rows.clone() }, ..self.clone() }
     }
 
     /// The same queries, blind to a range of slots.
     pub fn without(&self, gap: std::ops::Range<i32>) -> Rows {
-        Rows { rows: QueryRows { gap: Some(gap), ..self.rows.clone() }, q: self.q.clone() }
+        Rows { rows: QueryRows { gap: Some(gap), ..self.rows.clone() }, ..self.clone() }
     }
 }
 
@@ -74,12 +76,13 @@ impl Stream {
     /// An empty cache over pages full of NaN.
     pub fn new(device: &Device, spec: &LayerSpec) -> Stream {
         let pages = |dim| poisoned(device, spec.kv_dtype, &[NUM_PAGES, spec.num_kv_heads, PAGE_SIZE, dim]);
+        let k = pages(spec.head_dim);
         Stream {
             device: device.clone(),
             spec: spec.clone(),
             cache: KvCache::new(PAGE_SIZE, NUM_PAGES).unwrap(),
-            k: pages(spec.head_dim),
-            v: pages(spec.head_dim_v),
+            v: if spec.v_in_k { k.first_lanes(spec.head_dim_v).unwrap() } else { pages(spec.head_dim_v) },
+            k,
             constants: LayerConstants::new(device, spec, Default::default()).unwrap(),
         }
     }
@@ -124,7 +127,7 @@ impl Stream {
         let q = poisoned(&self.device, spec.dtype, &[n, spec.num_q_heads, spec.head_dim]);
         let args = KvAppendArgs { packed: &packed, constants: &self.constants, q: &q, k: &self.k, v: &self.v };
         plan.run(&args, &mut Workspace::new(&self.device).unwrap()).unwrap();
-        Rows { rows: appended.into(), q: q.read_f32().unwrap() }
+        Rows { rows: appended.into(), q: q.read_f32().unwrap(), positions: positions.to_vec() }
     }
 
     /// One launch over these rows.
@@ -132,7 +135,11 @@ impl Stream {
         let (spec, device) = (&self.spec, &self.device);
         let problem_rows: Vec<QueryRows> = rows.iter().map(|r| r.rows.clone()).collect();
         let problem = AttentionProblem { spec, cache: &self.cache, rows: &problem_rows };
-        let plan = AttentionPlan::new(device, &problem).unwrap();
+        let mut plan = AttentionPlan::new(device, &problem).unwrap();
+        if spec.v_rope {
+            let positions: Vec<[i32; 4]> = rows.iter().flat_map(|r| r.positions.iter().copied()).collect();
+            plan = plan.with_positions(&positions).unwrap();
+        }
         let n = plan.num_rows();
         let q: Vec<f32> = rows.iter().flat_map(|r| r.q.iter().copied()).collect();
         let q = Tensor::from_f32(device, spec.dtype, &[n, spec.num_q_heads, spec.head_dim], &q).unwrap();
