@@ -47,7 +47,7 @@ fn configs_of_recordings_give_the_recorded_kinds() {
 
 #[test]
 fn published_sizes_give_the_presets() {
-    let all: [(&str, &[(usize, LayerSpec)]); 25] = [
+    let all: [(&str, &[(usize, LayerSpec)]); 30] = [
         (LLAMA3, &[(31, LayerSpec::llama3())]),
         (LLAMA4_SCOUT, &[(46, LayerSpec::llama4_scout_chunked()), (47, LayerSpec::llama4_full())]),
         (LLAMA4_MAVERICK, &[(0, LayerSpec::llama4_maverick_chunked()), (3, LayerSpec::llama4_full())]),
@@ -72,6 +72,11 @@ fn published_sizes_give_the_presets() {
         (MIMO, &[(0, LayerSpec::mimo_v2_full()), (1, LayerSpec::mimo_v2_window()), (5, LayerSpec::mimo_v2_full())]),
         (DEEPSEEK_V3, &[(60, LayerSpec::deepseek_v3())]),
         (KIMI_K25, &[(0, LayerSpec::kimi_k2())]),
+        (MINIMAX_M1, &[(7, LayerSpec::minimax_m1()), (15, LayerSpec::minimax_m1())]),
+        (BAGEL, &[(27, LayerSpec::bagel())]),
+        (BAGEL_DECODER, &[(27, LayerSpec::bagel())]),
+        (FLUX, &[(0, LayerSpec::flux_joint()), (56, LayerSpec::flux_joint())]),
+        (SIGLIP, &[(26, LayerSpec::siglip())]),
         (KIMI_LINEAR, &[(3, LayerSpec::kimi_linear_latent()), (7, LayerSpec::kimi_linear_latent())]),
     ];
     let modernbert: (&str, &[(usize, LayerSpec)]) =
@@ -175,7 +180,11 @@ fn with(json: &str, field: &str, value: &str) -> String {
     config.to_string()
 }
 
-const ALL: [&str; 27] = [
+const ALL: [&str; 31] = [
+    MINIMAX_M1,
+    BAGEL_DECODER,
+    FLUX,
+    SIGLIP,
     GEMMA3N,
     GLM41V,
     GLM45V,
@@ -270,6 +279,13 @@ fn a_known_field_with_an_unknown_value_is_refused_by_name() {
     refused(r#"{"model_type": "mamba2"}"#, "mamba2");
     refused(r#"{"model_type": "minimax_m2", "use_qk_norm": true, "qk_norm_type": "per_layer"}"#, "qk_norm_type");
     refused(&with(GLM45V, "use_qk_norm", "true"), "use_qk_norm");
+    refused(&with(MINIMAX_M1, "attn_type_list", "[0, 0, 1]"), "attn_type_list");
+    refused(&with(MINIMAX_M1, "sliding_window", "4096"), "sliding_window");
+    refused(&with(BAGEL_DECODER, "qk_norm", "false"), "qk_norm");
+    refused(&with(BAGEL_DECODER, "use_sliding_window", "true"), "use_sliding_window");
+    refused(&BAGEL.replace("\"visual_gen\"", "\"attention_of_images\""), "attention_of_images");
+    refused(&with(FLUX, "axes_dims_rope", "[32, 32, 32, 32]"), "axes_dims_rope");
+    refused(&with(FLUX, "_class_name", "\"Flux2Transformer2DModel\""), "Flux2Transformer2DModel");
     refused(&with(GLM41V, "partial_rotary_factor", "0.25"), "mrope_section");
     refused(r#"{"model_type": "flava", "text_config": {"model_type": "llama"}}"#, "flava");
     refused(r#"{"hidden_size": 8}"#, "model_type");

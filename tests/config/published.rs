@@ -187,3 +187,35 @@ pub const KIMI_LINEAR: &str = r#"{"model_type": "kimi_linear", "num_hidden_layer
 pub const MODERNBERT: &str = r#"{"model_type": "modernbert", "hidden_size": 768, "num_attention_heads": 12, "num_hidden_layers": 22,
   "global_attn_every_n_layers": 3, "global_rope_theta": 160000.0, "local_attention": 128, "local_rope_theta": 10000.0,
   "norm_eps": 1e-05, "position_embedding_type": "absolute", "layer_norm_eps": 1e-05, "sparse_prediction": false}"#;
+
+/// MiniMax M1, layers cut to 16.
+pub const MINIMAX_M1: &str = r#"{"model_type": "minimax_m1", "attention_dropout": 0.0, "attn_type_list": [0, 0, 0, 0, 0, 0, 0, 1,
+  0, 0, 0, 0, 0, 0, 0, 1], "head_dim": 128, "hidden_size": 6144, "layernorm_full_attention_alpha": 3.5565588200778455,
+  "layernorm_full_attention_beta": 1.0, "layernorm_linear_attention_alpha": 3.5565588200778455,
+  "layernorm_linear_attention_beta": 1.0, "layernorm_mlp_alpha": 3.5565588200778455, "layernorm_mlp_beta": 1.0,
+  "max_position_embeddings": 10240000, "num_attention_heads": 64, "num_experts_per_tok": 2, "num_hidden_layers": 16,
+  "num_key_value_heads": 8, "num_local_experts": 32, "postnorm": true, "rms_norm_eps": 1e-05, "rope_theta": 10000000,
+  "rotary_dim": 64, "shared_intermediate_size": 0, "shared_moe_mode": "sigmoid", "sliding_window": null}"#;
+
+/// BAGEL 7B: its decoder as its own code completes what `llm_config.json` says.
+pub const BAGEL_DECODER: &str = r#"{"model_type": "qwen2", "hidden_size": 3584, "num_attention_heads": 28, "num_key_value_heads": 4,
+  "num_hidden_layers": 28, "rms_norm_eps": 1e-06, "rope_theta": 1000000.0, "sliding_window": 131072, "max_window_layers": 28,
+  "use_sliding_window": false, "is_causal": true, "qk_norm": true, "layer_module": "Qwen2MoTDecoderLayer",
+  "tie_word_embeddings": false, "torch_dtype": "bfloat16"}"#;
+
+/// BAGEL 7B: the config around its decoder.
+pub const BAGEL: &str = r#"{"model_type": "bagel", "architectures": ["BagelForConditionalGeneration"], "visual_gen": true,
+  "llm_config": {"model_type": "qwen2", "hidden_size": 3584, "num_attention_heads": 28, "num_key_value_heads": 4,
+  "num_hidden_layers": 28, "rms_norm_eps": 1e-06, "rope_theta": 1000000.0, "use_sliding_window": false},
+  "vit_config": {"num_hidden_layers": 27}, "latent_patch_size": 2, "max_latent_size": 64}"#;
+
+/// FLUX.1 dev, of its folder `transformer`.
+pub const FLUX: &str = r#"{"_class_name": "FluxTransformer2DModel", "_diffusers_version": "0.30.0", "attention_head_dim": 128,
+  "axes_dims_rope": [16, 56, 56], "guidance_embeds": true, "in_channels": 64, "joint_attention_dim": 4096,
+  "num_attention_heads": 24, "num_layers": 19, "num_single_layers": 38, "patch_size": 1, "pooled_projection_dim": 768}"#;
+
+/// The vision tower of PaliGemma and, with larger images, of Gemma 3.
+pub const SIGLIP: &str = r#"{"model_type": "siglip_vision_model", "attention_dropout": 0.0, "hidden_act": "gelu_pytorch_tanh",
+  "hidden_size": 1152, "image_size": 224, "intermediate_size": 4304, "layer_norm_eps": 1e-06, "num_attention_heads": 16,
+  "num_channels": 3, "num_hidden_layers": 27, "num_image_tokens": 256, "patch_size": 14, "projection_dim": 2048,
+  "torch_dtype": "bfloat16", "vision_use_head": false}"#;

@@ -1,4 +1,4 @@
-//! Decoders that are a family of their own: gpt-oss, MiMo.
+//! Decoders that are a family of their own: gpt-oss, MiniMax, MiMo.
 
 use super::fields::Fields;
 use super::layers::{FULL, WINDOW, by_type, heads, layer_types, unknown_type};
@@ -20,6 +20,33 @@ pub(super) fn gpt_oss(fields: &Fields) -> Result<ModelSpec> {
         FULL => Ok(Some(base.clone())),
         WINDOW => Ok(Some(LayerSpec { lifetimes: Lifetimes::window(window), ..base.clone() })),
         other => Err(unknown_type(fields, other, "sliding_attention and full_attention")),
+    })
+}
+
+/// MiniMax M1 and Text-01: softmax attention where `attn_type_list` has a 1, linear attention elsewhere; half of the head
+/// turns. The factors of the residual stream come after the attention.
+pub(super) fn minimax(fields: &Fields, name: &str) -> Result<ModelSpec> {
+    let base = heads(fields)?;
+    let part = fields.usize_if("rotary_dim")?.map_or(1.0, |lanes| lanes as f64 / base.head_dim as f64);
+    let rope = RopeConfig::read(fields, None, Some(1e6))?.or_part(part);
+    let base = LayerSpec { rope: Some(rope.rope(fields, base.head_dim, Pairing::Half)?), ..base };
+    if let Some(window) = fields.slots_if("sliding_window")? {
+        return Err(fields.unsupported("sliding_window", window, "no window"));
+    }
+    let list = fields.usizes_if("attn_type_list")?;
+    let types = layer_types(fields, |i, _| match list.as_ref().and_then(|list| list.get(i)) {
+        Some(1) => FULL,
+        Some(0) => "linear_attention",
+        _ => "missing from attn_type_list",
+    })?;
+    fields.skip(&["block_size", "shared_moe_mode", "shared_intermediate_size"]); // of linear attention and experts
+    for part in ["full_attention", "linear_attention", "mlp"] {
+        fields.skip(&[&format!("layernorm_{part}_alpha"), &format!("layernorm_{part}_beta")]);
+    }
+    by_type(name, &types, |of| match of {
+        FULL => Ok(Some(base.clone())),
+        "linear_attention" => Ok(None),
+        other => Err(unknown_type(fields, other, "linear_attention and full_attention")),
     })
 }
 

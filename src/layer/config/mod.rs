@@ -2,7 +2,7 @@
 //!
 //! One reader per family, since families disagree on what a name means: a window that counts the query's own slot or does
 //! not, a rotation that a layer has or lacks, a pattern of layers. Sources: the configuration and modelling code of
-//! `transformers` 5.23, family by family.
+//! `transformers` 5.23, family by family; of `diffusers` 0.35 for FLUX.
 
 mod decoders;
 mod encoders;
@@ -35,7 +35,8 @@ struct Around<'a> {
 }
 
 impl ModelSpec {
-    /// Reads a published `config.json`: of a decoder, of a multimodal model (its decoder is read), of an encoder.
+    /// Reads a published `config.json`: of a decoder, of a multimodal model (its decoder is read), of an encoder or a
+    /// diffusion transformer (which has a `_class_name`). The `vision_config` of a multimodal model is a config of its own.
     ///
     /// Windows, chunks, rotations, norms, gates, caps, sinks, temperatures and who shares K and V with whom come out as
     /// layer kinds and a list of layers. `dtype` becomes the storage of activations and of K and V; change it where the
@@ -73,14 +74,20 @@ impl ModelSpec {
 }
 
 fn read(fields: &Fields, around: Around) -> Result<ModelSpec> {
-    let model_type = fields.str_if("model_type")?;
-    let Some(name) = model_type else {
+    let (model_type, class) = (fields.str_if("model_type")?, fields.str_if("_class_name")?);
+    let Some(name) = model_type.or(class) else {
         return Err(fields.wrong("model_type", "given", "nothing"));
     };
     let dtype = fields.dtype()?;
     // The decoder of a multimodal model. Its own config speaks for it; what is around it are towers and tokens.
     if let Some(decoder) = fields.object_if("text_config")? {
         wrapper(fields, name)?;
+        return read(&decoder, Around { model_type: Some(name), dtype });
+    }
+    // A multimodal model that calls its decoder so.
+    if let Some(decoder) = fields.object_if("llm_config")?.filter(|_| name == "bagel") {
+        fields.skip(&["latent_patch_size", "max_latent_size"]);
+        fields.finish()?;
         return read(&decoder, Around { model_type: Some(name), dtype });
     }
     let mut model = match name {
@@ -95,6 +102,7 @@ fn read(fields: &Fields, around: Around) -> Result<ModelSpec> {
         "gemma3_text" => gemma::third(fields)?,
         "gemma3n_text" => gemma::third_n(fields)?,
         "gemma4_text" | "gemma4_unified_text" => gemma::fourth(fields)?,
+        "qwen2" if around.model_type == Some("bagel") || fields.get("layer_module").is_some() => qwen::bagel(fields)?,
         "qwen2" | "qwen2_vl" | "qwen2_vl_text" | "qwen2_5_vl" | "qwen2_5_vl_text" => qwen::second(fields, name)?,
         "qwen3" | "qwen3_moe" | "qwen3_vl_text" | "qwen3_vl_moe_text" => qwen::third(fields, name)?,
         "qwen3_5_text" | "qwen3_5_moe_text" => qwen::gated(fields)?,
@@ -102,14 +110,18 @@ fn read(fields: &Fields, around: Around) -> Result<ModelSpec> {
         "kimi_linear" => latent::between_linear_layers(fields)?,
         "deepseek_v32" | "glm_moe_dsa" => return Err(latent::selection(fields)?),
         "glm4v_text" | "glm4v_moe_text" => glm::decoder(fields, name)?,
+        "minimax_m1" | "minimax_text_01" => decoders::minimax(fields, name)?,
         "minimax_m2" => return Err(decoders::norms_over_all_heads(fields)),
         "gpt_oss" => decoders::gpt_oss(fields)?,
         "mimo_v2_flash" => decoders::mimo(fields)?,
         "modernbert" => encoders::modernbert(fields)?,
+        "siglip_vision_model" => encoders::siglip(fields)?,
+        "FluxTransformer2DModel" => encoders::flux(fields)?,
         other => {
             let supported = "muse_spark, muse_glimmer and its assistant, llama, mistral, mixtral, ministral3, llama4, mllama, \
                              gemma to gemma4, gemma3n, paligemma, glm4v, glm4v_moe, qwen2 to qwen3_5 with their vl and moe kinds, deepseek_v3, kimi_k2, \
-                             kimi_linear, gpt_oss, mimo_v2_flash, modernbert";
+                             kimi_linear, minimax_m1, minimax_text_01, gpt_oss, mimo_v2_flash, bagel, modernbert, \
+                             siglip_vision_model, FluxTransformer2DModel";
             return Err(fields.unsupported("model_type", other, supported));
         }
     };

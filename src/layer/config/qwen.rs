@@ -6,7 +6,7 @@ use super::fields::Fields;
 use super::layers::{FULL, WINDOW, by_type, heads, layer_types, unknown_type};
 use super::rope::RopeConfig;
 use crate::Result;
-use crate::kv::Lifetimes;
+use crate::kv::{Birth, Death, Lifetimes, Modality};
 use crate::layer::model::ModelSpec;
 use crate::layer::{Gate, LayerSpec, Norm, Pairing};
 
@@ -30,13 +30,27 @@ pub(super) fn second(fields: &Fields, name: &str) -> Result<ModelSpec> {
     let base = heads(fields)?;
     let rope = RopeConfig::read(fields, None, Some(1e4))?;
     let rope = if name == "qwen2" { rope } else { rope.or_sections(&[16, 24, 24], false) };
-    let has_norm = fields.bool_if("qk_norm")?.unwrap_or(false); // BAGEL's language model
-    let eps = fields.f64_if("rms_norm_eps")?.unwrap_or(1e-6) as f32;
-    let norm = if has_norm { Norm::RmsScaled { eps } } else { Norm::None };
-    let base =
-        LayerSpec { rope: Some(rope.rope(fields, base.head_dim, Pairing::Half)?), q_norm: norm, k_norm: norm, ..base };
+    let base = LayerSpec { rope: Some(rope.rope(fields, base.head_dim, Pairing::Half)?), ..base };
     fields.skip(&["vision_config"]);
     windows(fields, name, base)
+}
+
+/// The decoder of BAGEL: norms of q and k, which its published `llm_config.json` leaves to the code that reads it. Clean
+/// images see themselves and are seen by what follows; noise sees itself and what came before, and nobody else sees it.
+pub(super) fn bagel(fields: &Fields) -> Result<ModelSpec> {
+    fields.skip(&["layer_module"]); // which experts a layer has
+    fields.expect("qk_norm", Value::Bool(true))?;
+    fields.expect("is_causal", Value::Bool(true))?;
+    let norm = Norm::RmsScaled { eps: fields.f64_if("rms_norm_eps")?.unwrap_or(1e-6) as f32 };
+    let lifetimes = Lifetimes::causal();
+    let lifetimes = lifetimes.with(Modality::Image, Birth::SpanStart, Death::Never);
+    let lifetimes = lifetimes.with(Modality::Noise, Birth::SpanStart, Death::SpanEnd);
+    let base = heads(fields)?;
+    let rope = Some(RopeConfig::read(fields, None, Some(1e4))?.rope(fields, base.head_dim, Pairing::Half)?);
+    let base = LayerSpec { rope, q_norm: norm, k_norm: norm, lifetimes, ..base };
+    // Masks are the spans' own: a window would be another model's.
+    fields.expect("use_sliding_window", Value::Bool(false))?;
+    windows(fields, "bagel", base)
 }
 
 /// Qwen3 and Qwen3-VL: weighted norms, interleaved sections where there are images.

@@ -61,6 +61,7 @@ impl LayerSpec {
             LayerSpec::kimi_k2_absorbed(),
             LayerSpec::kimi_linear_latent(),
             LayerSpec::kimi_linear_absorbed(),
+            LayerSpec::minimax_m1(),
             LayerSpec::bagel(),
             LayerSpec::flux_joint(),
             LayerSpec::modernbert_window(),

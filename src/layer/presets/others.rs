@@ -1,4 +1,4 @@
-//! gpt-oss, Mistral, MiMo, BAGEL, FLUX.
+//! gpt-oss, Mistral, MiMo, MiniMax, BAGEL, FLUX.
 
 use super::OWN_SPAN;
 use crate::kv::{Birth, Death, Lifetimes, Modality};
@@ -62,6 +62,15 @@ impl LayerSpec {
             v_scale: 0.707,
             rope: Some(Rope::plain(64, 5e6, Pairing::Half)),
             ..LayerSpec::new(64, 4, 192)
+        }
+    }
+
+    /// MiniMax M1, softmax layer: 64/8 heads of 128, 64 lanes turn, theta 1e7. Its other layers are linear attention.
+    pub fn minimax_m1() -> Self {
+        LayerSpec {
+            name: "minimax_m1".into(),
+            rope: Some(Rope::plain(64, 1e7, Pairing::Half)),
+            ..LayerSpec::new(64, 8, 128)
         }
     }
 
