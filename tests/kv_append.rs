@@ -23,7 +23,10 @@
 //!   table and the property, by the poison of shared memory;
 //! - CUDA kernel, the squares of two teams summed: the table, the property, the worked example, the recordings;
 //! - CUDA kernel, v stored with the slot stride of k: the table and the property, by the poison;
-//! - shader, a weight in the place of its bias: the table and the norms by hand.
+//! - shader, a weight in the place of its bias: the table and the norms by hand;
+//! - shader, values left as they are where they turn: the table;
+//! - shader, negative positions turned forwards, and a coefficient of the cosine with four digits less; CUDA kernel, the nearest quarter
+//!   turn rounded up from a quarter of it: the closed forms (`positions`), alone among that file's.
 mod harness;
 
 use colatent::DType::F32;

@@ -5,7 +5,8 @@
 //! decode and prefill, forks, joins); negative positions turned forwards (moved positions, shifts); a shift turned the
 //! wrong way (shifts, joins); shifts that replace each other instead of adding up (moves); a fork one position late
 //! (forks); the token before the shared one shared (published steps, shifts); a row's gap forgotten (blind rows); every
-//! append written to the first page (children, and most others).
+//! append written to the first page (children, and most others); outputs turned forwards instead of back (both laws of outputs
+//! that turn back).
 mod harness;
 
 use colatent::attention::{AttentionPlan, AttentionProblem, QueryRows};

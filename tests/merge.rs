@@ -5,6 +5,9 @@
 //! weights of each 32 states relative to their own maximum, without rescaling (dominant state, table, property); an empty
 //! state read (table, property, identity); the second chunk of a lane not stored (table). The same maximum taken where
 //! only some lanes have a state was named by the simulated device: divergence in a shuffle.
+//! Gates: each chunk of heads with the gate of its first (WebGPU: table); softplus without the maximum (CUDA), the sigmoid of
+//! a head taken for a softplus (WebGPU), both in the table and by hand. Outputs that turn back: forwards (WebGPU, CUDA), a
+//! partner always from a lane's first chunk (CUDA), all in the table.
 mod harness;
 
 use colatent::layer::{Gate, LayerConstants, LayerSpec, LayerWeights, Norm, Pairing, Rope};

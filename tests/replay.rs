@@ -5,7 +5,8 @@
 //! position of the first step (masks and others); a place past the room written (past the room); noise of the first step
 //! (draws). Rows that end (ended): states of ended rows still merged (CUDA, both kernels), keys and queries of ended rows
 //! written (CUDA, WebGPU), draws of ended rows not passed over (CUDA `sampling`, WebGPU `lm_head_combine`), a block of `lm_head`
-//! that ends with its first row (CUDA), noise of the first step in `lm_head` (WebGPU).
+//! that ends with its first row (CUDA), noise of the first step in `lm_head` (WebGPU). Outputs turned back by the positions
+//! of the first step (layers).
 #[path = "replay/ended.rs"]
 mod ended;
 mod harness;
