@@ -21,7 +21,7 @@ mod harness;
 use colatent::attention::QueryRows;
 use colatent::kv::{KvCache, Modality};
 use colatent::{DType, Device};
-use harness::scene::{Answer, Case, Kind, Mask, WILD, check};
+use harness::scene::{Answer, Case, Kind, Mask, WILD, check, check_all};
 use proptest::prelude::*;
 
 /// Each row is one call; a failing property prints a row that can be pasted here.
@@ -117,8 +117,7 @@ fn cases() -> Vec<Case> {
 
 #[test]
 fn table_of_cases() {
-    let failures: Vec<String> = cases().iter().filter_map(|c| check(c).err()).collect();
-    assert!(failures.is_empty(), "{} failed:\n{}", failures.len(), failures.join("\n"));
+    check_all(harness::bare_devices(), &cases()).unwrap_or_else(|e| panic!("{e}"));
 }
 
 /// Heads wider than a tile has room for, groups larger than a tile has queries, and both.
@@ -146,8 +145,7 @@ fn large_cases() -> Vec<Case> {
 
 #[test]
 fn wide_heads_and_large_groups() {
-    let failures: Vec<String> = large_cases().iter().filter_map(|c| check(c).err()).collect();
-    assert!(failures.is_empty(), "{} failed:\n{}", failures.len(), failures.join("\n"));
+    check_all(harness::bare_devices(), &large_cases()).unwrap_or_else(|e| panic!("{e}"));
 }
 
 fn any_mask() -> impl Strategy<Value = Mask> {
@@ -223,6 +221,7 @@ fn an_output_alone_has_the_bits_of_one_with_its_lse() {
         Case { heads: (1, 2), dims: (32, 320), dtypes: (BF16, F32), tokens: 20, ..p.clone() }, // two parts of v
         Case { mask: Mask::Compressed(4), tokens: 9, ..p.clone() }, // rows that see nothing have no state
         Case { kind: Kind::Mixed, agents: 3, ..p.clone() },         // rows of one state and rows of more
+        Case { v_rope: true, ..p.clone() },                         // rows that turn back
         Case { sinks: true, ..p.clone() },
         p,
     ] {

@@ -1,5 +1,8 @@
 //! Scenes: caches with agents in them, and the memory around one attention call.
 
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use colatent::attention::{AttentionArgs, AttentionPlan, AttentionProblem, QueryRows};
 use colatent::kv::{Birth, Death, Join, KvCache, Lifetime, Lifetimes, Modality, ViewId};
 use colatent::layer::{Gate, LayerConstants, LayerSpec, LayerWeights, Norm, Pairing, Rope};
@@ -410,8 +413,30 @@ fn run_for(
 
 /// Compares every device with the reference.
 pub fn check(case: &Case) -> Result<(), String> {
-    let want = run(case, &Device::Reference)?;
-    for device in super::bare_devices().iter().filter(|d| d.kind() != "reference") {
+    check_on(super::bare_devices(), case)
+}
+
+/// [`check`] of a list, on these devices. Most of the time goes to compiling kernels, so cases take turns on all cores.
+pub fn check_all<'a>(devices: &[Device], cases: impl IntoIterator<Item = &'a Case>) -> Result<(), String> {
+    let cases: Vec<&Case> = cases.into_iter().collect();
+    let (next, failures) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(2, usize::from).min(cases.len()) {
+            scope.spawn(|| {
+                while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let failure = check_on(devices, case).err(); // before the lock, which other cores wait for
+                    failures.lock().unwrap().extend(failure);
+                }
+            });
+        }
+    });
+    let failures = failures.into_inner().unwrap();
+    if failures.is_empty() { Ok(()) } else { Err(format!("{} failed:\n{}", failures.len(), failures.join("\n"))) }
+}
+
+fn check_on(devices: &[Device], case: &Case) -> Result<(), String> {
+    let want = run(case, &Device::Reference).map_err(|e| format!("reference: {e}\n{case:?}"))?;
+    for device in devices.iter().filter(|d| d.kind() != "reference") {
         let got = run(case, device)?;
         let fail = |e| format!("{device}: {e}\n{case:?}");
         super::compare("out", &got.out, &want.out, case.dtypes.0).map_err(fail)?;
