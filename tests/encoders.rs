@@ -2,6 +2,9 @@
 //! they lie in the projection's output, windows by permutation, two and three axes of positions, text and image joint; and
 //! layers of a decoder that see nothing but what an encoder made. Each against a plain loop over tokens, written down here
 //! and nowhere else.
+//! Planted and seen red: what a window sees born at the key's slot (WebGPU: windows; elsewhere tiles are full and nothing is
+//! compared); every pair turned by the first axis (CUDA: all but cross-attention, which has no positions); a gap forgotten
+//! (WebGPU: cross-attention).
 mod harness;
 
 use colatent::attention::{AttentionArgs, AttentionPlan, AttentionProblem, QueryRows};

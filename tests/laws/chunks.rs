@@ -1,6 +1,8 @@
 //! Chunked prefill: a stream cut at any legal place leaves the same pages, and its rows have the same outputs, as the
 //! stream in one piece; a cut through a span that sees itself as a whole is refused. Streams are short enough for every
 //! segment to be one split, where the laws promise bits (L23), so all of it is bit for bit.
+//! Planted and seen red: positions that count from the chunk's start (WebGPU: both laws); tiles that rows see in part taken
+//! for full (CUDA: the random one).
 
 use std::ops::Range;
 
