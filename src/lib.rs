@@ -24,7 +24,7 @@ pub mod verify;
 pub use backend::Workspace;
 #[cfg(feature = "cuda")]
 #[doc(hidden)]
-pub use backend::cuda::{launch_text, nvrtc::compile_offline};
+pub use backend::cuda::{launch_text, nvrtc::compile_offline, tensor_map_of_rows};
 #[cfg(feature = "cuda")]
 pub use cudarc;
 pub use device::Device;

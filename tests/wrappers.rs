@@ -113,9 +113,10 @@ fn run(device: &Device, primitive: usize) -> Vec<u32> {
 
 /// In the order of `cuda/test/wrappers_sm90.cu`, with the words that a block answers: 4 per thread, or columns of 64 rows.
 /// Numbers of products are multiples of 1/64 that any order of sums gives exactly.
-const HOPPER: [(&str, usize); 11] = [
+const HOPPER: [(&str, usize); 12] = [
     ("mbarrier", 0),
     ("copy_async_arrive", 0),
+    ("copy_box", 0),
     ("wgmma shared 64", 64),
     ("wgmma shared 96", 96),
     ("wgmma shared 128", 128),
@@ -146,17 +147,19 @@ fn run_hopper(device: &Device, primitive: usize, is_bf16: bool) -> Vec<u32> {
     let zeros = |words: usize| Buffer::zeros(device, words * 4).unwrap();
     let (source_buffer, output) = (zeros(input.len()), zeros(BLOCKS * sums));
     source_buffer.write(0, bytemuck::cast_slice(&input)).unwrap();
-    const HEADERS: [(&str, &str); 4] = [
+    const HEADERS: [(&str, &str); 5] = [
         ("common/prelude.cuh", include_str!("../cuda/common/prelude.cuh")),
         ("common/async.cuh", include_str!("../cuda/common/async.cuh")),
         ("common/mbarrier.cuh", include_str!("../cuda/common/mbarrier.cuh")),
+        ("common/bulk.cuh", include_str!("../cuda/common/bulk.cuh")),
         ("common/wgmma.cuh", include_str!("../cuda/common/wgmma.cuh")),
     ];
     let source = expanded(include_str!("../cuda/test/wrappers_sm90.cu"), &HEADERS);
-    let params = [primitive as u32, u32::from(is_bf16)];
+    let map = colatent::tensor_map_of_rows(device, &source_buffer, 20, 16).unwrap();
+    let params = [&map[..], bytemuck::cast_slice(&[primitive as u32, u32::from(is_bf16)])].concat();
     let launch = (BLOCKS, 128, SHARED_BYTES);
     let buffers = [&source_buffer, &output];
-    colatent::launch_text(device, ("wrappers_sm90", &source), launch, bytemuck::cast_slice(&params), &buffers).unwrap();
+    colatent::launch_text(device, ("wrappers_sm90", &source), launch, &params, &buffers).unwrap();
     let words: Vec<u32> = output.read().unwrap().as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b)).collect();
     match HOPPER[primitive].1 {
         0 => words.chunks(sums).take(BLOCKS).flat_map(|b| b[..128 * 4].to_vec()).collect(),

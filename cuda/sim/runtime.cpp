@@ -150,7 +150,7 @@ static Fiber* pick(Worker& w, u32 warp, u32 from) {
 void give_way(Fiber& f, bool ends) {
     Worker& w = *f.worker;
     const u32 jitter = w.launch->jitter;
-    if (w.num_arrivals != 0 && jitter != 0 && next_random(w.random) % jitter == 0) {
+    if ((w.num_arrivals | w.num_boxes) != 0 && jitter != 0 && next_random(w.random) % jitter == 0) {
         land_arrival(w);
     }
     Fiber* next = pick(w, f.thread.x / LANES, (lane_of(f) ^ w.flip) + 1);
@@ -252,6 +252,9 @@ static void run_fiber() {
     w.num_exited++;
     take_out(f);
     if (w.num_exited == w.launch->threads) {
+        if (w.num_boxes != 0) {
+            fail(f, "exits with %u bulk copies in flight", w.num_boxes);
+        }
         switch_to(w, &f, nullptr, true);
     } else {
         give_way(f, true);
@@ -422,7 +425,7 @@ int sim_launch(const char* kernel, u32 threads, u64 args_bytes, void (*body)(con
         return 1;
     }
     void* args = nullptr; // the caller's bytes may lie anywhere
-    if (posix_memalign(&args, 64, args_bytes) != 0) {
+    if (posix_memalign(&args, 128, args_bytes) != 0) {
         snprintf(error, ERROR_BYTES, "%s: no memory for the arguments", kernel);
         return 1;
     }

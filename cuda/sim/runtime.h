@@ -100,6 +100,18 @@ struct Arrival {
 
 constexpr u32 MOST_ARRIVALS = 8192;
 
+// A bulk copy on its way: a box of a tensor.
+struct Box {
+    Fiber* fiber;
+    void* barrier;
+    u8* shared;
+    SimTensorMap map;
+    u32 at[4];
+    u32 line;
+};
+
+constexpr u32 MOST_BOXES = 256;
+
 // A product of one warp's rows, issued and not yet done.
 struct Product {
     bool is_bf16, accumulate;
@@ -165,6 +177,10 @@ struct Worker {
     char start, end, barrier[2];
     u32 num_arrivals;
     Arrival arrivals[MOST_ARRIVALS];
+    u32 num_boxes;
+    Box boxes[MOST_BOXES];
+    // Who has initialised barriers and not yet made a fence of the proxy.
+    Fiber* initialiser;
     Products* products[MOST_THREADS / LANES];
     // What the warps of a warpgroup have issued, so that each can be compared with the first.
     u64 issued[MOST_THREADS / LANES / 4][256];
@@ -230,10 +246,15 @@ void note_access(const void* address, u64 bytes, bool is_write, const void* call
 // The first `count` copies of a thread land.
 void land_copies(Fiber& f, u32 count);
 
-// One asynchronous arrival is made, if there is any. True if one was.
+// One asynchronous arrival is made, or one bulk copy lands, if there is any. True if one was.
 bool land_arrival(Worker& w);
 
+// Bulk copy number `i` lands; its bytes are still to be counted.
+Box land_box(Worker& w, u32 i);
+u32 bytes_of(const Box& box);
+
 // wgmma's view of shared memory: what a fence has promised becomes visible; bytes on their way are not those before.
+void reserve_proxy(Worker& w);
 void update_proxy(Worker& w);
 void poison_proxy(Worker& w, const u8* place, u64 bytes);
 

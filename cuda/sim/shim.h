@@ -47,6 +47,16 @@ struct SimCounts {
     u64 matrix_loads, bank_conflicts;
 };
 
+// What the host puts into the 128 bytes of a tensor map (src/backend/cuda/tensor_map.rs) for this device: a tensor of
+// 16-bit elements, its dimension 0 contiguous, the strides of the others in bytes, a box of dimensions 0 and 1.
+struct SimTensorMap {
+    u64 address, strides[3];
+    u32 dims[4], box[2], swizzle, is_map;
+    u64 rest[8];
+};
+constexpr u32 SIM_IS_MAP = 0x70616D54;
+static_assert(sizeof(SimTensorMap) == 128, "as TensorMap in common/bulk.cuh");
+
 enum SimShuffle : u32 { SIM_SHUFFLE_XOR, SIM_SHUFFLE_INDEX, SIM_SHUFFLE_UP, SIM_SHUFFLE_DOWN };
 
 extern "C" {
@@ -78,6 +88,8 @@ void sim_mbarrier_init(void* barrier, u32 count, u32 line);
 void sim_mbarrier_arrive(void* barrier, u32 line);
 void sim_mbarrier_wait(void* barrier, u32 parity, u32 line);
 void sim_copy_async_arrive(void* barrier, u32 line);
+void sim_mbarrier_arrive_expect(void* barrier, u32 bytes, u32 line);
+void sim_copy_box(void* shared, const void* map, const u32* at, void* barrier, u32 line);
 u32 sim_shared_address(const void* place, u32 line);
 void sim_fence_proxy_async();
 void sim_wgmma_fence(u32 line);
@@ -349,6 +361,19 @@ static inline void mbarrier_wait(Mbarrier& barrier, u32 parity, SIM_LINE) {
 
 static inline void copy_async_arrive(Mbarrier& barrier, SIM_LINE) {
     sim_copy_async_arrive(&barrier, line);
+}
+
+// -- bulk copies
+
+static inline void prefetch_map(u64) {}
+
+static inline void mbarrier_arrive_expect(Mbarrier& barrier, u32 bytes, SIM_LINE) {
+    sim_mbarrier_arrive_expect(&barrier, bytes, line);
+}
+
+static inline void copy_box(u8* shared, u64 map, u32 c0, u32 c1, u32 c2, u32 c3, Mbarrier& barrier, SIM_LINE) {
+    const u32 at[4] = {c0, c1, c2, c3};
+    sim_copy_box(shared, reinterpret_cast<const void*>(map), at, &barrier, line);
 }
 
 // -- matrix products of a warpgroup

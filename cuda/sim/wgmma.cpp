@@ -17,7 +17,7 @@ constexpr u32 FIRST_ADDRESS = 1024;
 
 // -- the proxy
 
-static void reserve_proxy(Worker& w) {
+void reserve_proxy(Worker& w) {
     if (w.has_proxy) {
         return;
     }
@@ -57,7 +57,8 @@ void poison_proxy(Worker& w, const u8* place, u64 bytes) {
 }
 
 void reset_products(Worker& w) {
-    w.num_arrivals = 0;
+    w.num_arrivals = w.num_boxes = 0;
+    w.initialiser = nullptr;
     w.has_proxy = w.is_proxy_fenced = false;
     for (Products* p : w.products) {
         if (p) {
@@ -250,6 +251,9 @@ void sim_fence_proxy_async() {
     Fiber& f = current();
     reserve_proxy(*f.worker);
     f.worker->is_proxy_fenced = true;
+    if (f.worker->initialiser == &f) {
+        f.worker->initialiser = nullptr;
+    }
     jitter(f);
 }
 

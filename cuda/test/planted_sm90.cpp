@@ -10,13 +10,16 @@ extern "C" int colatent_launch(const SimLaunch* launch, char* error);
 
 int main() {
     constexpr u32 BLOCKS = 5, TILES = 7, SHARED_BYTES = 3 * 64 * 128 + 5 * 8;
-    struct {
+    struct alignas(128) {
+        SimTensorMap map;
         u32 tiles, padding;
         void *a, *b, *total;
-    } args = {TILES, 0, nullptr, nullptr, nullptr};
+    } args = {{}, TILES, 0, nullptr, nullptr, nullptr};
     if (posix_memalign(&args.a, 256, 64 * 64 * 2) != 0 || posix_memalign(&args.b, 256, BLOCKS * TILES * 64 * 64 * 2)) {
         return 2;
     }
+    args.map = {reinterpret_cast<u64>(args.b), {128, 64 * 128, 64 * 128}, {64, 64, BLOCKS * TILES, 1}, {64, 32}, 128,
+                SIM_IS_MAP, {}};
     // 0 or 1, seldom 1.
     u32 dice = 1;
     const auto fill = [&](void* to, u32 n) {

@@ -2,10 +2,12 @@
 // the simulated device and the sanitizers find; planted_sm90.cpp runs it and scripts/sanitize has the list.
 // Maths     per block: O = sum over tiles of (A B^T) B, total = sum of O over all blocks. Small integers: sums are exact.
 // Shapes    a [64][64] f16; b [block, tile, 64][64] f16; total [1] u32.
-// Grid      a block has a consumer (warpgroup 0) and a producer (1), and a ring of 2 stages.
+// Grid      a block has a consumer (warpgroup 0) and a producer (1), and a ring of 2 stages. Bulk copies bring the tiles of
+//           odd numbers modulo 3, two boxes each.
 // #include "common/prelude.cuh"
 // #include "common/async.cuh"
 // #include "common/mbarrier.cuh"
+// #include "common/bulk.cuh"
 // #include "common/wgmma.cuh"
 // #include "common/panel.cuh"
 
@@ -18,6 +20,8 @@ struct PlantedParams {
 };
 
 struct PlantedArgs {
+    // [1][block, tile][row][lane] of b.
+    TensorMap map;
     PlantedParams params;
     const u32x4* a;
     const u32x4* b;
@@ -43,8 +47,20 @@ DEVICE void produce(Shared& s, const PlantedArgs& args) {
     const u32 tiles = args.params.tiles;
     for (u32 tile = 0; tile < tiles; tile++) {
         const u32 stage = tile % STAGES, parity = tile / STAGES % 2;
-        if (BUG != 2) {
+        if (BUG != 2 && !(BUG == 22 && tile % 3 == 1)) {
             mbarrier_wait(s.empty[stage], parity ^ 1);
+        }
+        if (tile % 3 == 1) {
+            if (threadIdx.x % 128 == 0) {
+                mbarrier_arrive_expect(s.full[stage], BUG == 20 ? Tile::BYTES + 16 : Tile::BYTES);
+                for (u32 row = 0; row < 64; row += 32) {
+                    u8* target = s.b[stage] + row * 128 + (BUG == 21 ? 512 : 0);
+                    copy_box(target, reinterpret_cast<u64>(&args.map), 0, row, blockIdx.x * tiles + tile, 0, s.full[stage]);
+                }
+            } else {
+                mbarrier_arrive(s.full[stage]);
+            }
+            continue;
         }
         for (u32 i = threadIdx.x % 128; i < 64 * 8; i += 128) {
             const u64 place = (u64(blockIdx.x) * tiles + tile) * 64 * 8 + i;
@@ -65,6 +81,9 @@ KERNEL(planted_sm90, PlantedArgs, 256, 1) {
         for (u32 i = 0; i < STAGES && BUG != 14; i++) {
             mbarrier_init(s.full[i], BUG == 15 ? 129 : 128);
             mbarrier_init(s.empty[i], 4);
+        }
+        if (BUG != 19) {
+            fence_proxy_async();
         }
     }
     __syncthreads();

@@ -24,14 +24,15 @@ struct Product {
     u32 n, k;
     bool is_mn_major;
 };
-// In the order of wrappers_sm90.cu, behind the two primitives that are no products.
+// In the order of wrappers_sm90.cu, behind the three primitives that are no products.
 constexpr Product PRODUCTS[] = {
     {"shared 64", 64, 64, false},      {"shared 96", 96, 32, false},           {"shared 128", 128, 64, false},
     {"shared 128 narrow", 128, 16, false}, {"registers 64", 64, 64, true},     {"registers 64 narrow", 64, 64, true},
     {"registers 96", 96, 64, true},    {"registers 128", 128, 64, true},       {"registers 256", 256, 64, true},
 };
 
-struct Args {
+struct alignas(128) Args {
+    SimTensorMap map;
     u32 primitive, is_bf16;
     const void* input;
     void* output;
@@ -70,7 +71,8 @@ std::vector<u32> run(u32 primitive, bool is_bf16, const std::vector<u32>& input,
         abort();
     }
     memcpy(aligned, input.data(), input.size() * 4);
-    const Args args{primitive, is_bf16, aligned, output.data()};
+    const SimTensorMap map = {reinterpret_cast<u64>(aligned), {128, 16, 16}, {64, 20, 1, 1}, {64, 16}, 128, SIM_IS_MAP, {}};
+    const Args args{map, primitive, is_bf16, aligned, output.data()};
     char error[512];
     const SimLaunch launch{blocks, 128, SHARED_BYTES, 2, u32(dice()), 3, &args};
     if (colatent_launch(&launch, error) != 0) {
@@ -82,7 +84,7 @@ std::vector<u32> run(u32 primitive, bool is_bf16, const std::vector<u32>& input,
 }
 
 void check_product(u32 primitive, bool is_bf16, u32 blocks) {
-    const Product& p = PRODUCTS[primitive - 2];
+    const Product& p = PRODUCTS[primitive - 3];
     std::vector<u32> input(size_t(blocks) * INPUT_WORDS);
     std::vector<int> a(size_t(blocks) * A), b(size_t(blocks) * B);
     std::vector<f32> c(size_t(blocks) * C);
@@ -123,6 +125,7 @@ void check_barriers(u32 blocks) {
         word = u32(dice());
     }
     const std::vector<u32> rounds = run(0, false, input, blocks), copies = run(1, false, input, blocks);
+    const std::vector<u32> boxes = run(2, false, input, blocks);
     for (u32 block = 0; block < blocks; block++) {
         const u32* a = &input[size_t(block) * INPUT_WORDS];
         for (u32 t = 0; t < 128; t++) {
@@ -134,6 +137,10 @@ void check_barriers(u32 blocks) {
             for (u32 w = 0; w < 4; w++) {
                 const u32 got = copies[size_t(block) * C + t * 4 + w], want = next % 5 != 0 ? a[next * 4 + w] : 0;
                 expect(got == want, "copy_async_arrive", t, got, want);
+                // Chunk t % 8 of row t / 8 in shared memory is chunk t % 8 ^ t / 8 % 8 of the tensor's.
+                const u32 row = block * 13 + t / 8, word = row * 32 + (t % 8 ^ t / 8 % 8) * 4 + w;
+                const u32 boxed = boxes[size_t(block) * C + t * 4 + w], there = row < 20 ? input[word] : 0;
+                expect(boxed == there, "copy_box", t, boxed, there);
             }
         }
     }
@@ -145,8 +152,8 @@ int main(int argc, char** argv) {
     const u32 blocks = argc > 1 ? u32(atoi(argv[1])) : 8;
     check_barriers(blocks);
     for (u32 i = 0; i < sizeof(PRODUCTS) / sizeof(PRODUCTS[0]); i++) {
-        check_product(2 + i, false, blocks);
-        check_product(2 + i, true, blocks);
+        check_product(3 + i, false, blocks);
+        check_product(3 + i, true, blocks);
     }
     printf(failures ? "%u failures\n" : "right\n", failures);
     return failures != 0;

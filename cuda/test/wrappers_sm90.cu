@@ -9,11 +9,13 @@
 // #include "common/prelude.cuh"
 // #include "common/async.cuh"
 // #include "common/mbarrier.cuh"
+// #include "common/bulk.cuh"
 // #include "common/wgmma.cuh"
 
 enum Primitive : u32 {
     MBARRIER,           // a[thread] handed round by three phases -> neighbour's, next but one's, third's
     COPY_ASYNC_ARRIVE,  // the first row of a [thread] copied, on a barrier -> the next thread's
+    COPY_BOX,           // 16 rows of 128 bytes from row 13 block on, zeros from row 20 on -> a [thread] as they lie in shared memory
     SHARED_64,          // both operands K-major, 128-byte atoms (K = 64)
     SHARED_96,          // 64-byte atoms (K = 32)
     SHARED_128,         // 128-byte atoms
@@ -31,6 +33,8 @@ struct WrappersParams {
 };
 
 struct WrappersArgs {
+    // Of the first 20 rows of the input: 64 lanes each, boxes of 16 rows.
+    TensorMap map;
     WrappersParams params;
     const u32* input;
     u32* output;
@@ -166,6 +170,18 @@ DEVICE void copy_row(Shared& s, const Case& in) {
     *reinterpret_cast<u32x4*>(in.out + threadIdx.x * 4) = row;
 }
 
+// A chunk of the box per thread.
+DEVICE void copy_rows(Shared& s, const Case& in, const WrappersArgs& args) {
+    if (threadIdx.x == 0) {
+        mbarrier_arrive_expect(s.barrier, 16 * 128);
+        copy_box(s.b, reinterpret_cast<u64>(&args.map), 0, blockIdx.x * 13, 0, 0, s.barrier);
+    } else {
+        mbarrier_arrive(s.barrier);
+    }
+    mbarrier_wait(s.barrier, 0);
+    *reinterpret_cast<u32x4*>(in.out + threadIdx.x * 4) = *reinterpret_cast<u32x4*>(s.b + threadIdx.x * 16);
+}
+
 template <class T> DEVICE void product(u32 primitive, Shared& s, const Case& in) {
     switch (primitive) {
     case SHARED_64:
@@ -204,6 +220,7 @@ KERNEL(wrappers_sm90, WrappersArgs, 128, 1) {
     const Case in = {input, input + A_WORDS, input + A_WORDS + B_WORDS, args.output + u64(blockIdx.x) * C_WORDS};
     if (threadIdx.x == 0) {
         mbarrier_init(s.barrier, 128);
+        fence_proxy_async();
     }
     __syncthreads();
     switch (args.params.primitive) {
@@ -212,6 +229,9 @@ KERNEL(wrappers_sm90, WrappersArgs, 128, 1) {
         break;
     case COPY_ASYNC_ARRIVE:
         copy_row(s, in);
+        break;
+    case COPY_BOX:
+        copy_rows(s, in, args);
         break;
     default:
         if (args.params.is_bf16 != 0) {

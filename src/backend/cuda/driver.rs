@@ -1,6 +1,6 @@
 //! The CUDA driver, through cudarc's raw calls: a context and a stream that may be a caller's.
 
-use std::ffi::{CString, c_void};
+use std::ffi::{CString, c_int, c_void};
 use std::sync::{Arc, OnceLock};
 
 use cudarc::driver::sys::CUdevice_attribute as Attribute;
@@ -42,13 +42,49 @@ fn failed(op: &'static str) -> impl Fn(DriverError) -> Error {
     move |e| Error::Device { op, message: e.to_string() }
 }
 
+/// The driver's library. Names that cudarc looks for as well.
+const NAMES: [&str; 3] = ["libcuda.so", "libcuda.so.1", "nvcuda.dll"];
+
 /// Whether the driver's library is there. cudarc panics where it is not, so nothing of it is called before this.
 fn is_present() -> bool {
     static PRESENT: OnceLock<bool> = OnceLock::new();
-    // Names that cudarc looks for as well.
-    const NAMES: [&str; 3] = ["libcuda.so", "libcuda.so.1", "nvcuda.dll"];
     // SAFETY: the driver's library runs no code at load that needs anything of us.
     *PRESENT.get_or_init(|| NAMES.iter().any(|name| unsafe { libloading::Library::new(*name) }.is_ok()))
+}
+
+/// `cuTensorMapEncodeTiled`, which drivers have from CUDA 12.0 on: the map, type of elements, rank, address, sizes, strides of
+/// all dimensions but the first, sizes of the box, strides of its elements, interleave, swizzle, promotion, filling.
+type EncodeTiled = unsafe extern "C" fn(
+    *mut Map,
+    c_int,
+    u32,
+    *mut c_void,
+    *const u64,
+    *const u64,
+    *const u32,
+    *const u32,
+    c_int,
+    c_int,
+    c_int,
+    c_int,
+) -> c_int;
+
+/// What the driver writes.
+#[repr(C, align(128))]
+struct Map([u64; 16]);
+
+/// Not through cudarc, which has the function only where it is built beside a toolkit that has it, and panics where the
+/// driver has not.
+fn encode_tiled() -> Option<EncodeTiled> {
+    static ENCODE: OnceLock<Option<EncodeTiled>> = OnceLock::new();
+    *ENCODE.get_or_init(|| {
+        // SAFETY: the driver's library is loaded already, and stays so.
+        let library = NAMES.iter().find_map(|name| unsafe { libloading::Library::new(*name) }.ok())?;
+        // SAFETY: the driver defines the symbol with this type.
+        let encode = unsafe { library.get::<EncodeTiled>(b"cuTensorMapEncodeTiled\0") }.map(|symbol| *symbol).ok();
+        std::mem::forget(library);
+        encode
+    })
 }
 
 fn unavailable(reason: impl ToString) -> Error {
@@ -206,6 +242,48 @@ impl Driver {
         unsafe { result::function::set_function_attribute(function.function, most, self.shared_limit as i32) }
             .map_err(failed("shared memory"))?;
         Ok(function)
+    }
+
+    /// A tensor map of 16-bit elements whose boxes have rows of `size[0]` elements, turned in as many bytes as they have;
+    /// zeros outside. Bytes between elements of dimensions 1 to 3 are multiples of 16. None where the driver refuses.
+    pub fn encode_tiled(
+        &self,
+        address: u64,
+        dims: [usize; 4],
+        strides: [u64; 3],
+        size: [usize; 2],
+    ) -> Option<[u64; 16]> {
+        const UINT16: c_int = 1;
+        const L2_128_BYTES: c_int = 2;
+        let swizzle = match size[0] * 2 {
+            32 => 1,
+            64 => 2,
+            128 => 3,
+            _ => return None,
+        };
+        let encode = encode_tiled()?;
+        let _current = Current::new(self.context).ok()?;
+        let (dims, size) = (dims.map(|d| d as u64), [size[0] as u32, size[1] as u32, 1, 1]);
+        let mut map = Map([0; 16]);
+        // SAFETY: the map has the alignment and the size that the driver writes; the arrays have as many elements as the
+        // rank asks for. The address is kept in the map and not touched.
+        let result = unsafe {
+            encode(
+                &mut map,
+                UINT16,
+                4,
+                address as *mut c_void,
+                dims.as_ptr(),
+                strides.as_ptr(),
+                size.as_ptr(),
+                [1; 4].as_ptr(),
+                0,
+                swizzle,
+                L2_128_BYTES,
+                0,
+            )
+        };
+        (result == 0).then_some(map.0)
     }
 
     pub fn launch(&self, function: &Function, launch: &Launch<'_>) -> Result<()> {

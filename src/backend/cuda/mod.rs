@@ -11,6 +11,7 @@ mod memory;
 pub(crate) mod nvrtc;
 #[cfg(feature = "cuda-sim")]
 mod sim;
+mod tensor_map;
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -22,6 +23,7 @@ use cudarc::driver::{CudaStream, sys};
 use super::source::Variant;
 use crate::{Error, Result, Tensor};
 pub(crate) use memory::Block;
+pub(crate) use tensor_map::{Boxes, TensorMap};
 
 /// Keeps alive what a raw handle names.
 pub type Owner = Arc<dyn Any + Send + Sync>;
@@ -274,10 +276,34 @@ pub fn launch_text(
     for buffer in buffers {
         args.extend(buffer.block(gpu, kernel.name, "buffers")?.address().to_le_bytes());
     }
+    // As many bytes as an argument with a tensor map has.
+    args.resize(args.len().next_multiple_of(128), 0);
     // Args are read as words of 8 bytes: a Vec of u64 has their alignment.
     let words: Vec<u64> = args.chunks(8).map(|c| c.iter().rev().fold(0, |w, &b| w << 8 | u64::from(b))).collect();
     gpu.launch(&Launch { kernel: &kernel, groups, threads, shared_bytes, args: bytemuck::cast_slice(&words) })?;
     gpu.synchronize()
+}
+
+/// A tensor map of the first `rows` rows of 64 16-bit elements of a buffer, for boxes of `rows_of_box` of them; for tests of
+/// what kernels are made of.
+///
+/// # Errors
+/// [`Error::Unsupported`] where there are no tensor maps.
+#[doc(hidden)]
+pub fn tensor_map_of_rows(
+    device: &crate::Device,
+    buffer: &crate::Buffer,
+    rows: usize,
+    rows_of_box: usize,
+) -> Result<[u8; 128]> {
+    let crate::Device::Cuda(gpu) = device else {
+        return Err(Error::invalid("tensor map", "device", "a CUDA device", device));
+    };
+    let address = buffer.block(gpu, "tensor map", "buffer")?.address();
+    let boxes = Boxes { address, dims: [64, rows, 1, 1], strides: [128, 0, 0], size: [64, rows_of_box] };
+    let map = gpu.tensor_map(&boxes);
+    map.map(bytemuck::cast)
+        .ok_or_else(|| Error::unsupported("tensor map", device.to_string(), "compute capability 9.0"))
 }
 
 /// Elements of a chunk: strides in params count these.

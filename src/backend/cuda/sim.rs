@@ -17,7 +17,7 @@ use super::{Arch, Launch, Text, cache};
 use crate::{Error, Result};
 
 const SHIM: &str = include_str!("../../../cuda/sim/shim.h");
-const RUNTIME: [&str; 8] = [
+const RUNTIME: [&str; 9] = [
     SHIM,
     include_str!("../../../cuda/sim/runtime.h"),
     include_str!("../../../cuda/sim/runtime.cpp"),
@@ -25,6 +25,7 @@ const RUNTIME: [&str; 8] = [
     include_str!("../../../cuda/sim/memory.cpp"),
     include_str!("../../../cuda/sim/primitives.cpp"),
     include_str!("../../../cuda/sim/mbarrier.cpp"),
+    include_str!("../../../cuda/sim/bulk.cpp"),
     include_str!("../../../cuda/sim/wgmma.cpp"),
 ];
 
