@@ -7,9 +7,9 @@
 // Grid      one workgroup of 3 warpgroups per (item, KV head). A tile is 128 queries (rows x heads of the group) x KEYS
 //           keys. More rows are more tiles of the same shape.
 // Roles     warpgroups 0 and 1 consume: 64 queries each, over all keys; the second leaves where there are at most 64.
-//           Warpgroup 2 produces: it looks keys up in the page table and copies them, 16 bytes at a time, from pages of
-//           any size and strides. A thread has the scores and outputs of fragment.cuh; queries never mix, so that a row's
-//           bits do not depend on its neighbours in the tile.
+//           Warpgroup 2 produces: it looks keys up in the page table and copies them, in boxes of whole tiles or parts of
+//           them where pages are that large, 16 bytes at a time from pages of any size and strides. A thread has the scores
+//           and outputs of fragment.cuh; queries never mix, so that a row's bits do not depend on its neighbours in the tile.
 // Pipeline  a ring of STAGES tiles of keys and of values. A consumer issues the scores of the next tile before the
 //           outputs of this one, and does the softmax of the next while the outputs are summed:
 //             scores(t + 1) | outputs(t) |              rescale by t + 1, weights(t + 1) -> registers
@@ -18,13 +18,14 @@
 //           queries in two 16-bit parts; NaN and infinities of V bring a second pass with care, without overlap.
 // Limits    head dims (64, 64), (96, 96), (128, 128), (256, 256), (192, 128); K and V lie on 16 bytes, q on chunks.
 //           sm_90a; at most 227 KiB of shared memory, one workgroup per multiprocessor.
-// Constants KEYS, STAGES, GROUP, HEAD_PARTS, HEAD_DIM, VALUE_DIM, VALUE_PARTS = 1, QUERY_PARTS, WEIGHT_PARTS,
+// Constants KEYS, BOX, STAGES, GROUP, HEAD_PARTS, HEAD_DIM, VALUE_DIM, VALUE_PARTS = 1, QUERY_PARTS, WEIGHT_PARTS,
 //           SHARED_BYTES, HAS_SOFT_CAP, HAS_GAP, HAS_SHIFT, HAS_STEPS, PAIRS_ARE_HALVES, ROPE_FIRST, ROPE_PAIRS,
 //           ROTATION = 0; storage q, k, v.
 // #include "common/prelude.cuh"
 // #include "common/warp.cuh"
 // #include "common/async.cuh"
 // #include "common/mbarrier.cuh"
+// #include "common/bulk.cuh"
 // #include "common/wgmma.cuh"
 // #include "common/panel.cuh"
 // #include "common/dtype.cuh"
@@ -293,7 +294,7 @@ DEVICE void careful_pass(Shared& shared, u32 consumer, State& state, f32 (&s)[KE
     }
 }
 
-KERNEL(attention_sm90, AttentionArgs, THREADS, 1) {
+KERNEL(attention_sm90, BulkArgs, THREADS, 1) {
     Shared& shared = shared_memory<Shared>();
     const Item& item = shared.item;
     // The same for all lanes, which the compiler does not know without the shuffle.
@@ -307,6 +308,8 @@ KERNEL(attention_sm90, AttentionArgs, THREADS, 1) {
             mbarrier_init(shared.queries_full[i], WARPGROUP);
         }
         shared.is_unbounded = 0;
+        // Bulk copies count at barriers.
+        fence_proxy_async();
     }
     __syncthreads();
 
@@ -316,6 +319,10 @@ KERNEL(attention_sm90, AttentionArgs, THREADS, 1) {
     }
     if (warpgroup == CONSUMERS) {
         registers_lower<PRODUCER_REGISTERS>();
+        if (BOX != 0 && args.has_maps != 0 && thread_of_tile() % WARPGROUP == 0) {
+            prefetch_map(map_of(args, 0));
+            prefetch_map(map_of(args, 1));
+        }
         const u32 tile = produce(shared.ring, 0, item, args);
         mbarrier_wait(shared.passed, 0);
         if (shared.is_unbounded != 0) {

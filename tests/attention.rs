@@ -21,7 +21,8 @@ mod harness;
 use colatent::attention::QueryRows;
 use colatent::kv::{KvCache, Modality};
 use colatent::{DType, Device};
-use harness::scene::{Answer, Case, Kind, Mask, WILD, check, check_all};
+use harness::scene::{Answer, Case, Kind, Mask, WILD, check, check_all, run};
+use harness::{compare, devices};
 use proptest::prelude::*;
 
 /// Each row is one call; a failing property prints a row that can be pasted here.
@@ -118,6 +119,44 @@ fn cases() -> Vec<Case> {
 #[test]
 fn table_of_cases() {
     check_all(harness::bare_devices(), &cases()).unwrap_or_else(|e| panic!("{e}"));
+}
+
+/// Spans of whole tiles of keys, in pages that bulk copies serve on Hopper: whole tiles and parts of them, tiles in the
+/// middle of a page and across two, rows of 128 and of 64 bytes, masks that leave the ends of a run to the other copies, pages
+/// in the engine's order, what is not finite. Right, and bit for bit what the same tokens in small pages give.
+#[test]
+fn large_pages_have_the_bits_of_small_ones() {
+    use DType::{BF16, F16};
+    let decode = |dtype, dims, page_size, agents| Case {
+        kind: Kind::Decode,
+        dtypes: (dtype, dtype),
+        heads: (2, 1),
+        tokens: 900,
+        span: 500,
+        dims,
+        page_size,
+        agents,
+        ..Case::PLAIN
+    };
+    let engine = Case { engine_layout: true, ..decode(BF16, (128, 128), 384, 2) };
+    let spoiled = Case { spoiled: (600, WILD), mask: Mask::Chunked(500), ..decode(F16, (64, 64), 128, 3) };
+    for case in [
+        decode(F16, (64, 64), 64, 3),
+        decode(BF16, (96, 96), 128, 2),
+        engine,
+        decode(BF16, (192, 128), 64, 2),
+        Case { mask: Mask::Window(400), ..decode(F16, (256, 256), 256, 2) },
+        spoiled,
+    ] {
+        for device in devices().iter().filter(|d| d.to_string().contains("sm_90a")) {
+            let large = run(&case, device).expect("a run");
+            let small = run(&Case { page_size: 16, ..case.clone() }, device).expect("a run");
+            assert!(large.out.iter().zip(&small.out).all(|(a, b)| a.to_bits() == b.to_bits()), "{case:?}");
+            assert!(large.lse == small.lse, "{case:?}");
+            let want = run(&case, &Device::Reference).expect("a run");
+            compare(&format!("{case:?}"), &large.out, &want.out, case.dtypes.0).unwrap();
+        }
+    }
 }
 
 /// Heads wider than a tile has room for, groups larger than a tile has queries, and both.

@@ -49,7 +49,11 @@ fn usage(log: &str) -> Usage {
 fn missing_instructions(name: &str, target: &str, cubin: &[u8]) -> Result<Vec<&'static str>, String> {
     let expected: &[&str] = match target {
         "sm_90a" if name.starts_with("attention_sm90 ") => {
-            &["HGMMA.64x", ".F32", ".tnspB", "LDGSTS.E.BYPASS.128", "ARRIVES.LDGSTSBAR", "USETMAXREG"]
+            if name.contains(" BOX=0u ") {
+                &["HGMMA.64x", ".F32", ".tnspB", "LDGSTS.E.BYPASS.128", "ARRIVES.LDGSTSBAR", "USETMAXREG"]
+            } else {
+                &["HGMMA.64x", ".F32", ".tnspB", "LDGSTS.E.BYPASS.128", "ARRIVES.LDGSTSBAR", "USETMAXREG", "UTMALDG.4D"]
+            }
         }
         "sm_80" if name.starts_with("attention ") && name.contains("USES_MATRIX_UNITS=true") => {
             &["HMMA.16816.F32", "LDSM.16.M88.4", "LDSM.16.MT88.4", "LDGSTS.E.BYPASS.128", "LDGDEPBAR"]

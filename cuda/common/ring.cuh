@@ -1,12 +1,28 @@
 // ring.cuh: stages of keys and values between the warpgroup that loads them and those that multiply. After panel.cuh,
-// mbarrier.cuh, fragment.cuh, item.cuh and cursor.cuh.
+// bulk.cuh, fragment.cuh, item.cuh and cursor.cuh.
 // Keys and values have barriers of their own: the keys of a tile can be on their way while the values of the one before
 // are still in use. `full` ends a phase when all threads of the producer have their copies in place, `empty` when all
 // warps of the consumers are done with the stage.
+// A tile comes in boxes of BOX keys, bulk copies of a thread each, where all of its keys are seen and no box lies in two
+// pages; else by copies of 16 bytes, which put zeros in the place of keys that nobody sees. BOX = 0: always.
 
 constexpr u32 WARPGROUP = 128;
 typedef Panels<KEYS, HEAD_DIM> KeyPanels;
 typedef Panels<KEYS, VALUE_DIM> ValuePanels;
+
+// Keys of a box, or of any where there are none.
+constexpr u32 BOX_KEYS = BOX != 0 ? BOX : KEYS;
+
+// The kernel's argument.
+struct BulkArgs : AttentionArgs {
+    // Of K and of V: [page][KV head][slot][lane].
+    TensorMap maps[2];
+    // A driver may refuse the strides of a tensor.
+    u32 has_maps;
+};
+// Where the maps lie in it, in bytes.
+constexpr u64 MAPS = (sizeof(AttentionArgs) + 127) / 128 * 128;
+static_assert(sizeof(BulkArgs) == MAPS + 3 * 128, "what the host lays out");
 
 // On 1024 bytes.
 struct Ring {
@@ -63,26 +79,88 @@ template <class Rows, u32 LANES, class T> DEVICE void load_panels(u8* rows, cons
     }
 }
 
+// The address of a map, which is read in place. Not by `&`: a compiler that sees an address of the argument taken reads no
+// part of it as constants any more, and a consumer has no registers for that.
+DEVICE u64 map_of(const BulkArgs& args, u32 i) {
+#ifdef COLATENT_SIM
+    return u64(&args.maps[i]);
+#else
+    u64 address;
+    asm volatile("cvta.param.u64 %0, attention_sm90_param_0;" : "=l"(address));
+    return address + MAPS + i * sizeof(TensorMap);
+#endif
+}
+
+// Whether bulk copies bring the cursor's tile.
+DEVICE bool is_boxed(Cursor cursor, const BulkArgs& args) {
+    const u32* run = args.tables + cursor.run;
+    const u32 page_size = args.params.page_size, slot = cursor.token % page_size;
+    const bool is_seen = cursor.token >= run[6] && cursor.token + KEYS <= end_of_seen(args, run);
+    return args.has_maps != 0 && is_seen && (slot % BOX_KEYS == 0 || slot + KEYS <= page_size);
+}
+
+// Starts the copies of a tile's boxes, thread i those of box i, whose place is `page` and `slot`.
+template <class Rows, u32 LANES>
+DEVICE void load_boxes(u8* rows, u64 map, u32 page, u32 slot, u32 head, Mbarrier& full) {
+    const u32 box = thread_of_tile() % WARPGROUP;
+    if (box >= KEYS / BOX_KEYS) {
+        mbarrier_arrive(full);
+        return;
+    }
+    mbarrier_arrive_expect(full, BOX_KEYS * LANES * 2);
+#pragma unroll
+    for (u32 panel = 0; panel < Rows::BYTES / Rows::PANEL; panel++) {
+        u8* target = rows + panel * Rows::PANEL + box * (BOX_KEYS * Rows::SWIZZLE);
+        copy_box(target, map, panel * (Rows::SWIZZLE / 2), slot, head, page, full);
+    }
+}
+
 // Fills the ring with all tiles of the item, the first of which is number `tile`; returns the number behind the last. The
 // places of a tile are looked up while the copies of the one before are on their way.
-DEVICE u32 produce(Ring& ring, u32 tile, const Item& item, const AttentionArgs& args) {
+DEVICE u32 produce(Ring& ring, u32 tile, const Item& item, const BulkArgs& args) {
     const u32 key = threadIdx.x / 32 % 4 * (KEYS / 4) + threadIdx.x % 32 % (KEYS / 4);
     Cursor cursor = {item.first_run, args.tables[item.first_run]};
-    Place place = place_of(cursor, key, args, item.pages, item.share);
+    Place place = {NOWHERE, NOWHERE};
+    // Of this thread's box.
+    u32 page = 0, slot = 0;
+    bool is_bulk = false;
+    const auto look_up = [&] {
+        is_bulk = BOX != 0 && is_boxed(cursor, args);
+        if (is_bulk) {
+            const u32 token = cursor.token + thread_of_tile() % WARPGROUP % (KEYS / BOX_KEYS) * BOX_KEYS;
+            page = args.tables[item.pages + token / args.params.page_size];
+            slot = token % args.params.page_size;
+        } else {
+            place = place_of(cursor, key, args, item.pages, item.share);
+        }
+    };
+    look_up();
 #pragma unroll 1
     for (; cursor.run != item.last_run; tile++) {
         const u32 stage = tile % STAGES;
+        const bool was_bulk = is_bulk;
+        const u32 value_page = page, value_slot = slot;
         mbarrier_wait(ring.keys_empty[stage], parity_of(tile) ^ 1);
-        load_panels<KeyPanels, HEAD_DIM>(ring.keys[stage], args.k, place.key);
-        copy_async_arrive(ring.keys_full[stage]);
+        if (was_bulk) {
+            load_boxes<KeyPanels, HEAD_DIM>(ring.keys[stage], map_of(args, 0), page, slot, kv_head_of(item.share),
+                                            ring.keys_full[stage]);
+        } else {
+            load_panels<KeyPanels, HEAD_DIM>(ring.keys[stage], args.k, place.key);
+            copy_async_arrive(ring.keys_full[stage]);
+        }
         const u64 value_place = place.value;
         advance(cursor, item.last_run, args);
         if (cursor.run != item.last_run) {
-            place = place_of(cursor, key, args, item.pages, item.share);
+            look_up();
         }
         mbarrier_wait(ring.values_empty[stage], parity_of(tile) ^ 1);
-        load_panels<ValuePanels, VALUE_DIM>(ring.values[stage], args.v, value_place);
-        copy_async_arrive(ring.values_full[stage]);
+        if (was_bulk) {
+            load_boxes<ValuePanels, VALUE_DIM>(ring.values[stage], map_of(args, 1), value_page, value_slot,
+                                               kv_head_of(item.share), ring.values_full[stage]);
+        } else {
+            load_panels<ValuePanels, VALUE_DIM>(ring.values[stage], args.v, value_place);
+            copy_async_arrive(ring.values_full[stage]);
+        }
     }
     return tile;
 }

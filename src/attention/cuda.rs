@@ -32,13 +32,13 @@ const WEIGHT_PARTS: usize = 2;
 /// The kernel's argument.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Args {
+pub(super) struct Args {
     params: AttentionParams,
     merge: MergeParams,
     tables: u64,
     q: u64,
-    k: u64,
-    v: u64,
+    pub(super) k: u64,
+    pub(super) v: u64,
     partials: u64,
     lse: u64,
     arrivals: u64,
@@ -105,11 +105,22 @@ impl Memory {
     }
 }
 
-fn variant(arch: Arch, spec: &LayerSpec, [has_gap, has_shift, has_steps]: [bool; 3]) -> (Variant, Memory) {
+/// `page_size` counts on Hopper alone.
+fn variant(
+    arch: Arch,
+    spec: &LayerSpec,
+    [has_gap, has_shift, has_steps]: [bool; 3],
+    page_size: usize,
+) -> (Variant, Memory) {
     let rope = spec.rope.as_ref().filter(|_| has_shift);
     let tile = tile(arch, spec);
     let memory = Memory::new(arch, spec, &tile, rope.is_some());
-    let variant = Variant::new(if sm90::serves(arch, spec) { sm90::KERNEL } else { "attention" })
+    let variant = if sm90::serves(arch, spec) {
+        Variant::new(sm90::KERNEL).u32("BOX", sm90::keys_of_box(&tile, page_size))
+    } else {
+        Variant::new("attention")
+    };
+    let variant = variant
         .u32("QUERIES", tile.queries)
         .u32("KEYS", tile.keys)
         .u32("STAGES", memory.stages)
@@ -138,7 +149,7 @@ fn variant(arch: Arch, spec: &LayerSpec, [has_gap, has_shift, has_steps]: [bool;
 
 /// The portable variant of a layer kind, without gaps, shifts and steps.
 pub(super) fn portable_variant(spec: &LayerSpec) -> Variant {
-    variant(Arch { major: 8, minor: 0 }, spec, [false; 3]).0
+    variant(Arch { major: 8, minor: 0 }, spec, [false; 3], 1).0
 }
 
 /// One variant for each value of each constant, and the tiles that registers limit with everything on: what offline
@@ -151,7 +162,7 @@ pub(super) fn covering_variants() -> Vec<Variant> {
         (spec.dtype, spec.kv_dtype) = (dtype, kv_dtype);
         spec.soft_cap = cap.then_some(50.0);
         spec.rope = Some(Rope::plain(dim, 1e4, [Pairing::Half, Pairing::Adjacent][usize::from(gap)]));
-        variant(Arch { major: 8, minor: 0 }, &spec, [gap, shift, steps]).0
+        variant(Arch { major: 8, minor: 0 }, &spec, [gap, shift, steps], 1).0
     };
     use DType::{BF16, F16, F32};
     let types = [(F16, F16), (BF16, BF16), (F32, F32), (F32, BF16), (BF16, F16)];
@@ -194,14 +205,17 @@ pub(super) fn covering_variants_sm90() -> Vec<Variant> {
             spec.kv_dtype = spec.dtype;
             spec.soft_cap = cap.then_some(50.0);
             spec.rope = Some(Rope::plain(dim, 1e4, [Pairing::Half, Pairing::Adjacent][flags / 2 % 2]));
-            all.push(variant(Arch { major: 9, minor: 0 }, &spec, [gap, shift, steps]).0);
+            // Boxes of 64 or 32 keys; none; whole tiles.
+            let page_size = [64, 16, 384][(i + flags) % 3];
+            all.push(variant(Arch { major: 9, minor: 0 }, &spec, [gap, shift, steps], page_size).0);
         }
     }
     all
 }
 
 fn plan_variant(plan: &AttentionPlan, list: &WorkList) -> (Variant, Memory) {
-    variant(plan_arch(plan), &plan.spec, [list.has_gap, !list.shifts.is_empty(), plan.steps.is_some()])
+    let flags = [list.has_gap, !list.shifts.is_empty(), plan.steps.is_some()];
+    variant(plan_arch(plan), &plan.spec, flags, plan.page_size)
 }
 
 fn plan_arch(plan: &AttentionPlan) -> Arch {
@@ -340,12 +354,15 @@ pub(super) fn run(
         out_lse,
         steps,
     };
+    let is_sm90 = sm90::serves(gpu.arch(), spec);
+    let keys_of_box = sm90::keys_of_box(&plan.tile, plan.page_size);
+    let bulk_args = is_sm90.then(|| sm90::bulk_args(gpu, kernel_args, args, keys_of_box));
     let launched = gpu.launch(&Launch {
         kernel: &kernel,
         groups: list.items.len() * plan.tile.shares(spec),
         threads: plan.tile.lanes,
         shared_bytes: memory.bytes,
-        args: bytemuck::bytes_of(&kernel_args),
+        args: bulk_args.as_ref().map_or(bytemuck::bytes_of(&kernel_args), bytemuck::bytes_of),
     });
     if launched.is_err() {
         // Some workgroups may have counted their arrival: the next run uploads the tables again.

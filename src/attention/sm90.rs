@@ -1,9 +1,11 @@
 //! The attention kernel for Hopper (`cuda/attention_sm90.cu`): which layer kinds it serves, tile and memory.
 
+use super::AttentionArgs;
+use super::cuda::Args;
 use super::worklist::Tile;
-use crate::DType;
-use crate::backend::cuda::Arch;
+use crate::backend::cuda::{Arch, Boxes, Gpu, TensorMap};
 use crate::layer::LayerSpec;
+use crate::{DType, Tensor};
 
 /// Entry point and stem of the file.
 pub(super) const KERNEL: &str = "attention_sm90";
@@ -24,6 +26,21 @@ const FIXED: usize = 1024;
 
 /// More stages than these hide nothing.
 const MOST_STAGES: usize = 4;
+
+/// Keys of a box, which a bulk copy brings: fewer take more copies than they save.
+const FEWEST_IN_BOX: usize = 32;
+
+/// The kernel's argument: the portable one's, and maps of K and V behind it.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+pub(super) struct BulkArgs {
+    args: Args,
+    padding: [u64; (size_of::<Args>().next_multiple_of(128) - size_of::<Args>()) / 8],
+    keys: TensorMap,
+    values: TensorMap,
+    has_maps: u32,
+    rest: [u32; 31],
+}
 
 /// Whether the kernel serves the layer kind: its products take one 16-bit type, and outputs do not turn back.
 pub(super) fn serves(arch: Arch, spec: &LayerSpec) -> bool {
@@ -53,4 +70,29 @@ pub(super) fn memory(spec: &LayerSpec, keys: usize, query_parts: usize) -> (usiz
     let stage = keys * (spec.head_dim + spec.head_dim_v) * size;
     let stages = ((SHARED_LIMIT - fixed) / stage).clamp(1, MOST_STAGES);
     (stages, fixed + stages * stage)
+}
+
+/// Keys of a box: what a tile is made of and no page cuts. 0 where pages are too small, or of a size that fits no tile.
+pub(super) fn keys_of_box(tile: &Tile, page_size: usize) -> usize {
+    let (mut a, mut b) = (tile.keys, page_size);
+    while b != 0 {
+        (a, b) = (b, a % b);
+    }
+    if a < FEWEST_IN_BOX { 0 } else { a }
+}
+
+/// The argument, with maps of K and V as `args` has them, if there are boxes and the driver makes maps of such strides.
+pub(super) fn bulk_args(gpu: &Gpu, args: Args, tensors: &AttentionArgs<'_>, keys: usize) -> BulkArgs {
+    let map = |tensor: &Tensor, address: u64| {
+        let [pages, heads, slots, lanes] = *tensor.shape() else { return None };
+        let stride = |dim: usize| (tensor.strides()[dim] * tensor.dtype().size()) as u64;
+        // A row of a panel of shared memory, as `cuda/common/panel.cuh` has it.
+        let row = if lanes.is_multiple_of(64) { 64 } else { 32 };
+        let (dims, strides) = ([lanes, slots, heads, pages], [stride(2), stride(1), stride(0)]);
+        gpu.tensor_map(&Boxes { address, dims, strides, size: [row, keys] })
+    };
+    let maps = (keys != 0).then(|| Some((map(tensors.k, args.k)?, map(tensors.v, args.v)?))).flatten();
+    let (keys, values) = maps.unwrap_or(bytemuck::Zeroable::zeroed());
+    let has_maps = u32::from(maps.is_some());
+    BulkArgs { args, padding: bytemuck::Zeroable::zeroed(), keys, values, has_maps, rest: [0; 31] }
 }

@@ -92,6 +92,8 @@ pub struct Case {
     /// Storage of q and out, and of K and V.
     pub dtypes: (DType, DType),
     pub tokens: usize,
+    /// Most tokens of a span of the prompt.
+    pub span: usize,
     pub agents: usize,
     pub soft_cap: bool,
     pub sinks: bool,
@@ -122,6 +124,7 @@ impl Case {
         page_size: 16,
         dtypes: (DType::F32, DType::F32),
         tokens: 70,
+        span: 40,
         agents: 4,
         soft_cap: false,
         sinks: false,
@@ -172,7 +175,7 @@ impl Case {
         let mut left = self.tokens;
         let mut next = 0;
         while left > 0 {
-            let len = (1 + rng.below(self.tokens.min(40))).min(left);
+            let len = (1 + rng.below(self.tokens.min(self.span))).min(left);
             let modality = [Modality::Text, Modality::Image, Modality::Audio, Modality::Image][next % 4];
             next += 1 + rng.below(2);
             prompt.push(QueryRows::from(cache.append(root, modality, len).expect("room")));
