@@ -169,6 +169,28 @@ fn tiles_of_random_forests_are_those_of_distinct_segments() {
     }
 }
 
+/// Beside agents that have the prompt each for itself, in one segment with their own tokens: sharing, however short the prompt,
+/// takes at most one tile of keys more per tile of rows, none where there are several of both, and one state more per row.
+#[test]
+fn sharing_a_short_prompt_costs_at_most_a_tile_and_a_state() {
+    let spec = LayerSpec { dtype: DType::BF16, kv_dtype: DType::BF16, ..LayerSpec::new(32, 8, 128) };
+    for prompt in [2, 16, 47, 100, 128, 300, 512, 700] {
+        for (agents, own) in [(1, 1), (1, 200), (2, 1), (2, 60), (16, 20), (40, 129)] {
+            let shared = tree(&[(1, prompt), (agents, own + 1)]);
+            let copied = tree(&[(agents, prompt + own + 1)]);
+            for device in gpus() {
+                let (shared, copied) = (plan(device, &spec, &shared).stats(), plan(device, &spec, &copied).stats());
+                let case = format!("{agents} agents, {prompt} and {own} tokens on {device}: {shared:?}, {copied:?}");
+                let row_tiles = agents.div_ceil(shared.tile_queries / 4);
+                let may_load_more = agents == 1 || prompt <= shared.tile_keys;
+                let more = if may_load_more { 8 * row_tiles } else { 0 } as u64;
+                assert!(shared.tiles_loaded <= copied.tiles_loaded + more, "{case}");
+                assert!(shared.partials <= copied.partials + agents, "{case}");
+            }
+        }
+    }
+}
+
 /// A forest in memory, ready to be run: random K, V, queries and gates, outputs full of NaN.
 #[cfg(feature = "cuda")]
 struct Ready {
