@@ -30,8 +30,8 @@
 // Limits    head dims are multiples of 8, parts of the value up to 256 lanes; K and V lie on 16 bytes, q on chunks.
 //           sm_80 and up, at most 99 KiB of shared memory.
 // Constants QUERIES, KEYS, STAGES, GROUP, HEAD_PARTS, HEAD_DIM, VALUE_DIM, VALUE_PARTS, USES_MATRIX_UNITS, QUERY_PARTS,
-//           WEIGHT_PARTS, SHARED_BYTES, HAS_SOFT_CAP, HAS_GAP, HAS_SHIFT, HAS_STEPS, PAIRS_ARE_HALVES, ROPE_FIRST,
-//           ROPE_PAIRS, ROTATION (of outputs); storage q, k, v.
+//           WEIGHT_PARTS, SHARED_BYTES, HAS_SOFT_CAP, HAS_GAP, HAS_SHIFT, HAS_STEPS, HAS_TOKEN_SCALES, PAIRS_ARE_HALVES,
+//           ROPE_FIRST, ROPE_PAIRS, ROTATION (of outputs); storage q, k, v.
 // #include "common/prelude.cuh"
 // #include "common/warp.cuh"
 // #include "common/async.cuh"
@@ -54,6 +54,7 @@
 // #include "common/softmax.cuh"
 // #include "common/partial.cuh"
 // #include "common/arrival.cuh"
+// #include "common/token_scales.cuh"
 // #include "common/tile.cuh"
 // #include "common/tile_mma.cuh"
 // #include "common/tile_plain.cuh"
@@ -149,6 +150,7 @@ KERNEL(attention, AttentionArgs, THREADS, 2) {
                 f32 s[KEY_TILES][4];
                 if (is_busy) {
                     scores(s, shared, tile % STAGES, is_exact);
+                    scale_scores(s, shared, tile);
                     scale(s, params);
                     if (!is_full || token + KEYS > run_end) {
                         mask(s, token, sight.first, sight.count, true);
@@ -168,15 +170,17 @@ KERNEL(attention, AttentionArgs, THREADS, 2) {
                         const Gap gap = gap_of(tables, rows, num_queries, query);
                         const u32 mine = thread_of_tile() % 32;
                         add_unbounded(out, sight, gap, token, [&](u32 key, u32 n) {
-                            return value_pair(shared.values[tile % STAGES], 0, key, n, mine);
+                            return scaled(value_pair(shared.values[tile % STAGES], 0, key, n, mine), shared, tile, key);
                         });
                     }
                     __syncthreads();
                     clear_unbounded(reinterpret_cast<v_t*>(shared.values[tile % STAGES]),
                                     KEYS * VALUE_ROW * (16 / sizeof(v_t)), threadIdx.x, THREADS);
+                    clear_unbounded_scales(shared, tile, THREADS);
                     __syncthreads();
                 }
                 if (is_busy) {
+                    scale_weights(s, shared, tile);
                     accumulate(out, s, shared, tile % STAGES);
                 }
             }

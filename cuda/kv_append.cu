@@ -4,6 +4,8 @@
 //   k[page, h, slot]      =         rotate(norm_k(packed.k[row, h]))      page * page_size + slot = places[row]
 //   v[page, h, slot]      = v_scale * norm_v(packed.v[row, h]), or of the same rotated
 //   where V is in K (V_IN_K) there is no v, and norm_k is over the first Dv lanes, the others pass
+//   codes (KV_SCALE)      = round(x * code) for x of k and v: code is 1 / the scale of all, or measured per head and kept
+//                           as in common/scale.cuh
 //   norm(x)               = as in common/norm.cuh, or nothing
 //   rotate: lanes (a, b) of pair j -> mscale * (a cos - b sin, b cos + a sin), angle = position[axis[j]] * inv_freq[j];
 //           lanes outside the pairs pass
@@ -26,7 +28,8 @@
 //            caller see to it).
 //
 // Header     HEAD_DIM, HEAD_DIM_V: u32; V_IN_K, HAS_STEPS, HAS_MEAN (some norm takes a mean off): bool; ROTATION: u32 as in common/rotate.cuh; TEAM: a power of
-//            two up to 32; OWN: as many chunks as make a head; THREADS: whole warps; storage of packed, q, k, v.
+//            two up to 32; OWN: as many chunks as make a head; THREADS: whole warps; KV_SCALE: u32 as
+//            below; CODE_MOST; storage of packed, q, k, v.
 
 // #include "common/prelude.cuh"
 // #include "common/dtype.cuh"
@@ -35,7 +38,11 @@
 // #include "common/norm.cuh"
 // #include "common/rope.cuh"
 // #include "common/rotate.cuh"
+// #include "common/scale.cuh"
 // #include "common/steps.cuh"
+
+// Values of KV_SCALE: k and v as they are, codes under one scale each, codes under a scale per token and head.
+constexpr u32 SCALE_NONE = 0, SCALE_TENSOR = 1, SCALE_TOKEN = 2;
 
 struct Params {
     u32 rows;
@@ -89,7 +96,16 @@ struct Params {
     u32 bias;
     // 1 if v turns as k does.
     u32 v_turns;
-    u32 pad;
+    // What k and v are multiplied by before they are rounded to codes, if it is the same for all of each.
+    f32 k_code;
+    f32 v_code;
+    // Where scales lie: elements.
+    u32 k_scales;
+    u32 v_scales;
+    u32 scale_page;
+    u32 scale_head;
+    u32 scale_slot;
+    u32 pad[2];
 };
 
 struct KvAppendArgs {
@@ -101,6 +117,8 @@ struct KvAppendArgs {
     k_t* k;
     v_t* v;
     const u32* steps; // see steps.cuh
+    f32* k_scales; // [page, head, slot], or null
+    f32* v_scales;
 };
 
 constexpr u32 PADDING = 0xffffffffu;
@@ -277,8 +295,41 @@ DEVICE void rotate(const Params& params, Shared& shared, const Head& head, u32 t
     }
 }
 
-// `scale` multiplies every lane of q.
-DEVICE void store(const KvAppendArgs& args, const Head& head, u32 member, const Chunks& chunks, f32 scale) {
+// A chunk of k or v as it is stored, but for its code.
+DEVICE f32x4 scaled(const KvAppendArgs& args, const Head& head, f32x4 x) {
+    return head.part == PART_V ? x * args.params.v_scale : x;
+}
+
+// What lanes of k and v are multiplied by before they are rounded to codes. Keeps the scale of a token that has its own.
+// Called by whole warps.
+DEVICE f32 code_of(const KvAppendArgs& args, const Head& head, u32 place, u32 member, const Chunks& chunks) {
+    const Params& params = args.params;
+    if (KV_SCALE != SCALE_TOKEN) {
+        return head.part == PART_K ? params.k_code : params.v_code;
+    }
+    u32 greatest = 0;
+#pragma unroll
+    for (u32 n = 0; n < OWN; n++) { // zeros where a thread has no chunk
+        const f32x4 x = scaled(args, head, chunks.x[n]);
+        const u32 size[4] = {__float_as_uint(x.x) & 0x7fffffff, __float_as_uint(x.y) & 0x7fffffff,
+                             __float_as_uint(x.z) & 0x7fffffff, __float_as_uint(x.w) & 0x7fffffff};
+        greatest = max(greatest, max(max(size[0], size[1]), max(size[2], size[3])));
+    }
+#pragma unroll
+    for (u32 mask = TEAM / 2; mask > 0; mask /= 2) {
+        greatest = max(greatest, shuffle_xor(greatest, mask));
+    }
+    const Scale scale = scale_of(greatest);
+    if (member == 0 && (head.part == PART_K || head.part == PART_V)) {
+        f32* scales = head.part == PART_K ? args.k_scales : args.v_scales;
+        const u64 page = place / params.page_size, slot = place % params.page_size;
+        scales[page * params.scale_page + u64(head.index) * params.scale_head + slot * params.scale_slot] = scale.scale;
+    }
+    return scale.inverse;
+}
+
+// `scale` multiplies every lane of q, `code` those of k and v that become codes.
+DEVICE void store(const KvAppendArgs& args, const Head& head, u32 member, const Chunks& chunks, f32 scale, f32 code) {
 #pragma unroll
     for (u32 n = 0; n < OWN; n++) {
         const u32 chunk = member + n * TEAM;
@@ -287,10 +338,16 @@ DEVICE void store(const KvAppendArgs& args, const Head& head, u32 member, const 
         }
         if (head.part == PART_Q) {
             store_chunk(args.q, head.target + chunk, chunks.x[n] * scale);
-        } else if (head.part == PART_K) {
-            store_chunk(args.k, head.target + chunk, chunks.x[n]);
+            continue;
+        }
+        f32x4 x = scaled(args, head, chunks.x[n]);
+        if (KV_SCALE != SCALE_NONE) {
+            x = x * code;
+        }
+        if (head.part == PART_K) {
+            store_chunk(args.k, head.target + chunk, x);
         } else {
-            store_chunk(args.v, head.target + chunk, chunks.x[n] * args.params.v_scale);
+            store_chunk(args.v, head.target + chunk, x);
         }
     }
 }
@@ -327,7 +384,7 @@ KERNEL(kv_append, KvAppendArgs, THREADS, 1) {
         if (ROTATION != ROTATE_NONE) {
             rotate(params, shared, head, team, member, chunks);
         }
-        store(args, head, member, chunks, scale);
+        store(args, head, member, chunks, scale, code_of(args, head, place, member, chunks));
         head = next;
         chunks = next_chunks;
     }

@@ -10,8 +10,8 @@
 //           row's bits do not depend on its neighbours in the tile.
 // Numerics  f32 throughout, finite sentinels. Values of unseen keys are left out by selection and may hold anything.
 // Constants LANES, KEY_GROUPS, QUERIES_PER_LANE, KEYS_PER_LANE, GROUP, HEAD_PARTS, HEAD_CHUNKS, VALUE_CHUNKS (dims
-//           / 4), VALUE_PARTS, WRITES_STATES, HAS_SOFT_CAP, HAS_GAP, HAS_SHIFT, HAS_STEPS, PAIRS_ARE_HALVES, ROPE_FIRST,
-//           ROPE_PAIRS; storage q, k, v, out.
+//           / 4), VALUE_PARTS, WRITES_STATES, HAS_SOFT_CAP, HAS_GAP, HAS_SHIFT, HAS_STEPS, HAS_TOKEN_SCALES,
+//           PAIRS_ARE_HALVES, ROPE_FIRST, ROPE_PAIRS; storage q, k, v, out.
 // #include "common/dtype.wgsl"
 // #include "common/lifetime.wgsl"
 // #include "common/steps.wgsl"
@@ -32,6 +32,8 @@ var<workgroup> seen: array<vec2<u32>, QUERIES>;
 var<workgroup> group_most: array<f32, QUERIES * KEY_GROUPS>;
 // First chunk of each key's part of its value.
 var<workgroup> value_base: array<u32, KEYS>;
+// The scale of each key's value, where tokens have one.
+var<workgroup> value_scales: array<f32, KEYS>;
 // Per query: the greatest score so far, the sum of weights so far, and by what the outputs shrink when the maximum
 // grows (at the end, 1 / sum).
 var<workgroup> most: array<f32, QUERIES>;
@@ -99,6 +101,7 @@ fn attention(
             // -- load | score | mask
             if is_busy {
                 var key_base: array<u32, KEYS_PER_LANE>;
+                var key_scales: array<f32, KEYS_PER_LANE>;
                 for (var j = 0u; j < KEYS_PER_LANE; j++) {
                     let key = tile + min(j * KEY_GROUPS + key_group, num_keys - 1u);
                     let page = tables[pages + key / params.page_size];
@@ -108,6 +111,13 @@ fn attention(
                         value_base[j * KEY_GROUPS + key_group] = params.v_offset + page * params.v_page_stride
                             + kv_head * params.v_head_stride + key % params.page_size * params.v_token_stride
                             + share.first_chunk;
+                    }
+                    if HAS_TOKEN_SCALES {
+                        let place = scale_place(page, kv_head, key % params.page_size);
+                        key_scales[j] = scales[params.k_scales + place];
+                        if query_group == 0u {
+                            value_scales[j * KEY_GROUPS + key_group] = scales[params.v_scales + place];
+                        }
                     }
                 }
                 var scores: array<f32, QUERIES_PER_LANE * KEYS_PER_LANE>;
@@ -139,6 +149,9 @@ fn attention(
                     var greatest = NOTHING;
                     for (var j = 0u; j < KEYS_PER_LANE; j++) {
                         var score = scores[i * KEYS_PER_LANE + j] * params.score_scale;
+                        if HAS_TOKEN_SCALES {
+                            score *= key_scales[j];
+                        }
                         if HAS_SOFT_CAP {
                             score = params.cap_scale * capped(score);
                         }
@@ -193,7 +206,10 @@ fn attention(
                     }
                     for (var c = 0u; c < LANE_CHUNKS; c++) {
                         let chunk = min(c * KEY_GROUPS + key_group, PART_CHUNKS - 1u);
-                        let value = unpack_v(v[value_base[j] + chunk]);
+                        var value = unpack_v(v[value_base[j] + chunk]);
+                        if HAS_TOKEN_SCALES {
+                            value *= value_scales[j];
+                        }
                         for (var i = 0u; i < QUERIES_PER_LANE; i++) {
                             let old = sums[i * LANE_CHUNKS + c];
                             sums[i * LANE_CHUNKS + c] = select(old, fma(vec4<f32>(weight[i]), value, old), weight[i] >= 0.0);
@@ -210,7 +226,7 @@ fn attention(
         if has_ended(tables[rows + query / GROUP * 8u]) {
             total[query] = 0.0; // it sees nothing
         }
-        rescale[query] = select(1.0 / total[query], 0.0, total[query] == 0.0);
+        rescale[query] = select(params.value_scale / total[query], 0.0, total[query] == 0.0);
         store_lse(share, out_place(share, rows, query), most[query], total[query]);
     }
     workgroupBarrier();

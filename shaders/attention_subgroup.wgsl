@@ -9,8 +9,8 @@
 //           an array of as many elements: hence arrays of arrays. Loops over chunks and over a lane's queries that load
 //           must not be unrolled (every load in the text costs time to compile): flat arrays, counts known at run time.
 // Constants LANES, SUBGROUP, QUERIES_PER_LANE, KEYS_PER_LANE, GROUP, HEAD_PARTS, HEAD_CHUNKS, VALUE_CHUNKS (dims / 4),
-//           VALUE_PARTS, WRITES_STATES, HAS_SOFT_CAP, HAS_GAP, HAS_SHIFT, HAS_STEPS, PAIRS_ARE_HALVES, ROPE_FIRST,
-//           ROPE_PAIRS; storage q, k, v, out.
+//           VALUE_PARTS, WRITES_STATES, HAS_SOFT_CAP, HAS_GAP, HAS_SHIFT, HAS_STEPS, HAS_TOKEN_SCALES, PAIRS_ARE_HALVES,
+//           ROPE_FIRST, ROPE_PAIRS; storage q, k, v, out.
 // #include "common/dtype.wgsl"
 // #include "common/lifetime.wgsl"
 // #include "common/steps.wgsl"
@@ -97,6 +97,8 @@ fn attention_subgroup(
             // -- where my keys lie
             var key_base: array<u32, KEYS_PER_LANE>;
             var value_base: array<u32, KEYS_PER_LANE>;
+            var key_scales: array<f32, KEYS_PER_LANE>;
+            var value_scales: array<f32, KEYS_PER_LANE>;
             for (var j = 0u; j < KEYS_PER_LANE; j++) {
                 let key = min(tile + j * SUBGROUP + key_lane, run_end - 1u);
                 let page = tables[pages + key / params.page_size];
@@ -104,6 +106,11 @@ fn attention_subgroup(
                     + key % params.page_size * params.k_token_stride;
                 value_base[j] = params.v_offset + page * params.v_page_stride + kv_head * params.v_head_stride
                     + key % params.page_size * params.v_token_stride + share.first_chunk;
+                if HAS_TOKEN_SCALES {
+                    let place = scale_place(page, kv_head, key % params.page_size);
+                    key_scales[j] = scales[params.k_scales + place];
+                    value_scales[j] = scales[params.v_scales + place];
+                }
             }
 
             // -- score
@@ -121,7 +128,10 @@ fn attention_subgroup(
                     x[i] = queries[c * QUERIES_PER_LANE + i];
                 }
                 for (var j = 0u; j < KEYS_PER_LANE; j++) {
-                    let chunk = unpack_k(k[key_base[j] + c]);
+                    var chunk = unpack_k(k[key_base[j] + c]);
+                    if HAS_TOKEN_SCALES {
+                        chunk *= key_scales[j];
+                    }
                     for (var l = 0u; l < SUBGROUP; l++) {
                         let key = subgroupShuffle(chunk, l);
                         for (var i = 0u; i < QUERIES_PER_LANE; i++) {
@@ -172,7 +182,10 @@ fn attention_subgroup(
                     x[i] = sums[c * QUERIES_PER_LANE + i] * shrink[i];
                 }
                 for (var j = 0u; j < KEYS_PER_LANE; j++) {
-                    let chunk = unpack_v(v[value_base[j] + c]);
+                    var chunk = unpack_v(v[value_base[j] + c]);
+                    if HAS_TOKEN_SCALES {
+                        chunk *= value_scales[j];
+                    }
                     for (var l = 0u; l < SUBGROUP; l++) {
                         let value = subgroupShuffle(chunk, l);
                         for (var i = 0u; i < QUERIES_PER_LANE; i++) {
@@ -194,7 +207,7 @@ fn attention_subgroup(
             total[i] = 0.0; // it sees nothing
         }
         store_lse(share, place[i], most[i], total[i]);
-        total[i] = select(1.0 / total[i], 0.0, total[i] == 0.0);
+        total[i] = select(params.value_scale / total[i], 0.0, total[i] == 0.0);
     }
     for (var n = 0u; n < mine * PART_CHUNKS; n++) {
         let i = n / PART_CHUNKS;

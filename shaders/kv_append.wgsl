@@ -4,6 +4,8 @@
 //   k[page, h, slot]      =         rotate(norm_k(packed.k[row, h]))      page * page_size + slot = places[row]
 //   v[page, h, slot]      = v_scale * norm_v(packed.v[row, h]), or of the same rotated
 //   where V is in K (V_IN_K) there is no v, and norm_k is over the first Dv lanes, the others pass
+//   codes (KV_SCALE)      = round(x * code) for x of k and v: code is 1 / the scale of all, or measured per head and kept
+//                           as in common/scale.wgsl
 //   norm(x)               = as in common/norm.wgsl, or nothing
 //   rotate: lanes (a, b) of pair j -> mscale * (a cos - b sin, b cos + a sin), angle = position[axis[j]] * inv_freq[j];
 //           lanes outside the pairs pass
@@ -20,14 +22,20 @@
 // Limits     D and Dv multiples of 4; places are distinct, and k and v share no element (the plan and the caller see
 //            to it).
 //
-// Header     HEAD_DIM, HEAD_DIM_V: u32; V_IN_K, HAS_STEPS, HAS_MEAN (some norm takes a mean off): bool; ROTATION: u32 as in common/rotate.wgsl;
-//            storage of packed, q, k, v.
+// Header     HEAD_DIM, HEAD_DIM_V: u32; V_IN_K, HAS_STEPS, HAS_MEAN (some norm takes a mean off): bool; ROTATION: u32 as in
+//            common/rotate.wgsl; KV_SCALE: u32 as below; CODE_MOST; storage of packed, q, k, v.
 
 // #include "common/dtype.wgsl"
 // #include "common/norm.wgsl"
 // #include "common/rope.wgsl"
 // #include "common/rotate.wgsl"
+// #include "common/scale.wgsl"
 // #include "common/steps.wgsl"
+
+// Values of KV_SCALE: k and v as they are, codes under one scale each, codes under a scale per token and head.
+const SCALE_NONE = 0u;
+const SCALE_TENSOR = 1u;
+const SCALE_TOKEN = 2u;
 
 struct Params {
     rows: u32,
@@ -81,7 +89,17 @@ struct Params {
     bias: u32,
     // 1 if v turns as k does.
     v_turns: u32,
-    pad: u32,
+    // What k and v are multiplied by before they are rounded to codes, if it is the same for all of each.
+    k_code: f32,
+    v_code: f32,
+    // Where scales lie: elements.
+    k_scales: u32,
+    v_scales: u32,
+    scale_page: u32,
+    scale_head: u32,
+    scale_slot: u32,
+    pad_0: u32,
+    pad_1: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -92,6 +110,7 @@ struct Params {
 @group(0) @binding(5) var<storage, read_write> k: array<k_chunk>;
 @group(0) @binding(6) var<storage, read_write> v: array<v_chunk>;
 @group(0) @binding(7) var<storage, read> steps: array<u32>;
+@group(0) @binding(8) var<storage, read_write> scales: array<f32>;
 
 const PADDING = 0xffffffffu;
 
@@ -119,7 +138,14 @@ struct Head {
     factor: f32,
     // Multiplies every lane of q after the rotation.
     scale: f32,
+    // Multiplies every lane of k and v before it is rounded to a code.
+    code: f32,
+    // Whether lanes are looked at and not stored.
+    is_measured: bool,
 }
+
+// Bits of the greatest size of a lane of the head that is measured.
+var<private> greatest: u32;
 
 fn constant_chunk(at: u32) -> vec4<f32> {
     let words = vec4<u32>(constants[at], constants[at + 1u], constants[at + 2u], constants[at + 3u]);
@@ -150,10 +176,24 @@ fn store(head: Head, chunk: u32, x: vec4<f32>) {
     let at = head.target_chunk + chunk;
     if head.part == PART_Q {
         q[at] = pack_q(x * head.scale);
-    } else if head.part == PART_K {
-        k[at] = pack_k(x);
+        return;
+    }
+    var y = x;
+    if head.part == PART_V {
+        y *= params.v_scale;
+    }
+    if KV_SCALE == SCALE_TOKEN && head.is_measured {
+        let size = bitcast<vec4<u32>>(y) & vec4<u32>(0x7fffffffu);
+        greatest = max(greatest, max(max(size.x, size.y), max(size.z, size.w)));
+        return;
+    }
+    if KV_SCALE != SCALE_NONE {
+        y *= head.code;
+    }
+    if head.part == PART_K {
+        k[at] = pack_k(y);
     } else {
-        v[at] = pack_v(x * params.v_scale);
+        v[at] = pack_v(y);
     }
 }
 
@@ -162,6 +202,19 @@ fn turn(head: Head, pair: u32) -> vec2<f32> {
     let at = params.rope_table + 3u * pair;
     let position = bitcast<i32>(tables[params.table_rows + 4u * head.entry + constants[at + 2u]]);
     return rope_cos_sin(position, constants[at], constants[at + 1u]) * params.mscale;
+}
+
+// All chunks of the head, stored or measured.
+fn put(head: Head) {
+    if ROTATION == ROTATE_NONE || (head.part == PART_V && params.v_turns == 0u) {
+        for (var c = 0u; c < head.chunks; c++) {
+            store(head, c, unturned(head, c));
+        }
+    } else {
+        for (var c = 0u; c < head.chunks; c++) {
+            rotate(head, c);
+        }
+    }
 }
 
 @compute @workgroup_size(64)
@@ -192,6 +245,8 @@ fn kv_append(
     var head: Head;
     var eps = params.q_eps;
     head.entry = entry;
+    head.is_measured = false;
+    var scale_place = page * params.scale_page + slot * params.scale_slot;
     head.chunks = HEAD_DIM / 4u;
     head.norm_chunks = HEAD_DIM / 4u;
     if index < params.q_heads {
@@ -211,6 +266,8 @@ fn kv_append(
         let kv = index - params.q_heads;
         if kv < params.kv_heads {
             head.part = PART_K;
+            head.code = params.k_code;
+            scale_place += params.k_scales + kv * params.scale_head;
             head.source = source_row + params.packed_k + kv * params.packed_k_head;
             head.target_chunk = params.k_base + page * params.k_page + kv * params.k_head + slot * params.k_slot;
             head.norm = params.k_norm;
@@ -220,6 +277,8 @@ fn kv_append(
         } else {
             let h = kv - params.kv_heads;
             head.part = PART_V;
+            head.code = params.v_code;
+            scale_place += params.v_scales + h * params.scale_head;
             head.source = source_row + params.packed_v + h * params.packed_v_head;
             head.target_chunk = params.v_base + page * params.v_page + h * params.v_head + slot * params.v_slot;
             head.chunks = HEAD_DIM_V / 4u;
@@ -252,13 +311,14 @@ fn kv_append(
         }
     }
 
-    if ROTATION == ROTATE_NONE || (head.part == PART_V && params.v_turns == 0u) {
-        for (var c = 0u; c < head.chunks; c++) {
-            store(head, c, unturned(head, c));
-        }
-    } else {
-        for (var c = 0u; c < head.chunks; c++) {
-            rotate(head, c);
-        }
+    if KV_SCALE == SCALE_TOKEN && head.part != PART_Q {
+        greatest = 0u;
+        head.is_measured = true;
+        put(head);
+        head.is_measured = false;
+        let scale = scale_of(greatest);
+        head.code = scale.y;
+        scales[scale_place] = scale.x;
     }
+    put(head);
 }

@@ -219,6 +219,8 @@ pub struct Tensor {
     offset: usize,
     shape: Vec<usize>,
     strides: Vec<usize>,
+    /// What codes are multiplied by: f32, without the last dimension.
+    scales: Option<Box<Tensor>>,
 }
 
 impl Tensor {
@@ -251,7 +253,7 @@ impl Tensor {
             let need = format!("at least {} bytes", end * dtype.size());
             return Err(Error::invalid("tensor", "buffer", need, format!("{} bytes", buffer.bytes())));
         }
-        Ok(Tensor { buffer, dtype, offset, shape: shape.to_vec(), strides: strides.to_vec() })
+        Ok(Tensor { buffer, dtype, offset, shape: shape.to_vec(), strides: strides.to_vec(), scales: None })
     }
 
     /// A new zeroed row-major tensor.
@@ -306,6 +308,60 @@ impl Tensor {
         let mut t = self.clone();
         t.shape = axes.iter().map(|&a| self.shape[a]).collect();
         t.strides = axes.iter().map(|&a| self.strides[a]).collect();
+        if let (Some(scales), [before @ .., last]) = (&self.scales, axes) {
+            if last + 1 != axes.len() {
+                return Err(Error::unsupported(
+                    "tensor permute",
+                    "lanes of codes moved",
+                    "lanes that stay the last dimension",
+                ));
+            }
+            t.scales = Some(Box::new(scales.permute(before)?));
+        }
+        Ok(t)
+    }
+
+    /// These codes with a scale for each vector along the last dimension: f32, of the same shape without that dimension.
+    /// Values are codes times scales: [`Tensor::read_f32`] reads these, and [`Tensor::write_f32`] works out both.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if these are no [codes](DType::is_code), or the scales have another type or shape.
+    pub fn with_scales(&self, scales: &Tensor) -> Result<Self> {
+        const OP: &str = "tensor with_scales";
+        let [shape @ .., _] = self.shape.as_slice() else {
+            return Err(Error::invalid(OP, "codes", "a dimension or more", "none"));
+        };
+        if !self.dtype.is_code() {
+            return Err(Error::invalid(OP, "codes", "e4m3 or i8", self.dtype));
+        }
+        if scales.dtype != DType::F32 || scales.shape != shape || scales.buffer.is_same(&self.buffer) {
+            let got = format!("{} {:?}", scales.dtype, scales.shape);
+            return Err(Error::invalid(OP, "scales", format!("f32 {shape:?} in a buffer of their own"), got));
+        }
+        Ok(Tensor { scales: Some(Box::new(scales.clone())), ..self.clone() })
+    }
+
+    /// What these codes are multiplied by, if each vector has a scale of its own.
+    pub fn scales(&self) -> Option<&Tensor> {
+        self.scales.as_deref()
+    }
+
+    /// The same view at one index of its first dimension.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if the dimension is not as long, or there is none.
+    pub fn at(&self, index: usize) -> Result<Self> {
+        let have = self.shape.first().copied().unwrap_or(0);
+        if index >= have {
+            return Err(Error::invalid("tensor at", "index", format!("less than {have}"), index));
+        }
+        let mut t = self.clone();
+        t.offset += index * t.strides.remove(0);
+        t.shape.remove(0);
+        t.scales = match &self.scales {
+            Some(scales) => Some(Box::new(scales.at(index)?)),
+            None => None,
+        };
         Ok(t)
     }
 
@@ -361,13 +417,27 @@ impl Tensor {
     /// Reads the view in row-major order. Waits for the device.
     pub fn read_f32(&self) -> Result<Vec<f32>> {
         let (bytes, n) = (self.buffer.read()?, self.dtype.size());
-        Ok(self.offsets().map(|o| self.dtype.decode(&bytes[o * n..(o + 1) * n])).collect())
+        let mut values: Vec<f32> = self.offsets().map(|o| self.dtype.decode(&bytes[o * n..(o + 1) * n])).collect();
+        if let Some(scales) = &self.scales {
+            let lanes = self.shape.last().copied().unwrap_or(1).max(1);
+            for (vector, scale) in values.chunks_mut(lanes).zip(scales.read_f32()?) {
+                vector.iter_mut().for_each(|x| *x *= scale);
+            }
+        }
+        Ok(values)
     }
 
     /// Writes the view in row-major order, rounding to its type. What lies between its elements stays as it was.
     pub fn write_f32(&self, values: &[f32]) -> Result<()> {
         if values.len() != self.len() {
             return Err(Error::invalid("tensor write", "values", self.len(), values.len()));
+        }
+        if let Some(scales) = &self.scales {
+            let vectors = values.chunks(self.shape.last().copied().unwrap_or(1).max(1));
+            let found: Vec<(f32, f32)> = vectors.clone().map(|lanes| self.dtype.scale_of(lanes)).collect();
+            scales.write_f32(&found.iter().map(|s| s.0).collect::<Vec<_>>())?;
+            let codes = vectors.zip(&found).flat_map(|(lanes, s)| lanes.iter().map(move |x| x * s.1));
+            return Tensor { scales: None, ..self.clone() }.write_f32(&codes.collect::<Vec<_>>());
         }
         let n = self.dtype.size();
         let whole = self.len() * n == self.buffer.bytes();

@@ -19,6 +19,15 @@ struct AttentionParams {
     f32 score_scale;
     f32 cap_scale;
     u32 page_size;
+    // Multiplies outputs: the scale of all codes of V, or 1.
+    f32 value_scale;
+    // Offsets, 0, and strides of the scales of tokens, in elements.
+    u32 k_scales_offset;
+    u32 v_scales_offset;
+    u32 scale_page_stride;
+    u32 scale_head_stride;
+    u32 scale_token_stride;
+    u32 pad[2];
 };
 
 struct AttentionArgs {
@@ -36,6 +45,8 @@ struct AttentionArgs {
     q_t* out; // [row, head, value]
     f32* out_lse; // [row, head], or null
     const u32* steps; // see steps.cuh
+    const f32* k_scales; // [page, KV head, slot], or null
+    const f32* v_scales;
 };
 
 // One past the last token of a run that may be seen at this step: the bound of the first step, and a token a step.

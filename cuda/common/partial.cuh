@@ -14,7 +14,7 @@ DEVICE void write_partial(const f32 (&out)[VALUE_TILES][4], const f32 (&most)[2]
         }
         // A key that is seen weighs 1 when it is the greatest.
         const bool is_empty = sum == 0.0f;
-        const f32 inverse = is_empty ? 0.0f : 1.0f / sum;
+        const f32 inverse = is_empty ? 0.0f : args.params.value_scale / sum;
         const u64 state = u64(first_state + mine / GROUP) * args.params.num_q_heads + first_head_of(share) + mine % GROUP;
         if (lane % 4 == 0 && first_lane_of(share) == 0) {
             args.lse[state] = is_empty ? NOTHING : (most[i] + log2f(sum)) * LN_2;

@@ -17,6 +17,13 @@ struct f16 {
 struct bf16 {
     u16 bits;
 };
+// Codes: what a scale divides. See dtype.cuh.
+struct e4m3 {
+    u8 bits;
+};
+struct i8 {
+    u8 bits;
+};
 
 // One 8- or 16-byte load or store.
 struct alignas(8) u32x2 {

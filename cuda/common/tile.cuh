@@ -1,6 +1,6 @@
 // tile.cuh: the tiles of queries, keys and values that a workgroup shares, and how they get there: places of keys
 // first, one thread per key through the page table, then asynchronous copies of 16 bytes. After async.cuh,
-// fragment.cuh, cursor.cuh and unbounded.cuh.
+// fragment.cuh, cursor.cuh and token_scales.cuh.
 
 // A warp for 16 queries.
 constexpr u32 THREADS = QUERIES * 2;
@@ -22,7 +22,7 @@ constexpr u32 QUERY_PART = QUERIES * QUERY_ROW * 16;
 
 static_assert(KEYS % (THREADS / 8) == 0 && KEYS <= THREADS, "a pass of all threads loads whole keys");
 
-struct Shared {
+struct Shared : TokenScales {
     u8 queries[QUERY_PARTS * QUERY_PART];
     u8 keys[STAGES][KEYS * KEY_ROW * 16];
     u8 values[STAGES][KEYS * VALUE_ROW * 16];
@@ -52,6 +52,7 @@ DEVICE void find_places(Shared& shared, u32 tile, Cursor cursor, u32 last_run, c
     const Place place = place_of(cursor, threadIdx.x, args, pages, share);
     shared.key_places[tile % 2][threadIdx.x] = place.key;
     shared.value_places[tile % 2][threadIdx.x] = place.value;
+    find_scales(shared, tile, cursor, args, pages, share);
 }
 
 // Starts the copy of what the places say, CHUNKS chunks of 16 bytes of each key, into rows of ROW chunks. 8 lanes share
@@ -83,9 +84,9 @@ DEVICE void load_tile(Shared& shared, u32 tile, const AttentionArgs& args) {
 
 // This thread's lanes in group `n` of 8 lanes of the value of key 8 * keys + key.
 DEVICE Pair value_pair(const u8* values, u32 keys, u32 key, u32 n, u32 lane) {
-    // 8 lanes are one chunk of 16-bit elements, two of f32.
-    constexpr u32 IN_8 = sizeof(v_t) / 2;
-    const u32 pair = lane % 4;
-    const u8* place = chunk_at<VALUE_ROW>(values, keys, key, n * IN_8 / 8, n * IN_8 % 8 + pair * IN_8 / 4);
-    return load_pair(reinterpret_cast<const v_t*>(place) + pair % (4 / IN_8) * 2);
+    // 8 lanes are one chunk of 16-bit elements, two of f32, half a chunk of codes.
+    constexpr u32 SIZE = sizeof(v_t);
+    const u32 first = n * SIZE / 2, byte = n * 8 * SIZE % 16 + lane % 4 * 2 * SIZE;
+    const u8* place = chunk_at<VALUE_ROW>(values, keys, key, first / 8, first % 8 + byte / 16);
+    return load_pair(reinterpret_cast<const v_t*>(place + byte % 16));
 }

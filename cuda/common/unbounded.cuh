@@ -17,6 +17,19 @@ template <class T> DEVICE Pair load_pair(const T* base) {
     return Pair{to_f32(T{u16(word)}), to_f32(T{u16(word >> 16)})};
 }
 
+template <class T> DEVICE Pair load_codes_pair(const T* base) {
+    const u32 word = *reinterpret_cast<const u16*>(base);
+    return Pair{to_f32(T{u8(word)}), to_f32(T{u8(word >> 8)})};
+}
+
+DEVICE Pair load_pair(const e4m3* base) {
+    return load_codes_pair(base);
+}
+
+DEVICE Pair load_pair(const i8* base) {
+    return load_codes_pair(base);
+}
+
 DEVICE bool is_unbounded(f32 x) {
     return (__float_as_uint(x) & 0x7f800000) == 0x7f800000;
 }

@@ -109,6 +109,11 @@ static inline f32 __uint_as_float(u32 x) {
     return __builtin_bit_cast(f32, x);
 }
 
+// To nearest, ties to even.
+static inline i32 __float2int_rn(f32 x) {
+    return i32(__builtin_nearbyintf(x));
+}
+
 // Without a branch, so that loops over it are vectorised. The exponent's bias is 112 more in f32; the product is exact,
 // for subnormals too.
 static inline f32 f16_to_f32(u16 bits) {

@@ -10,8 +10,8 @@
 //           such rows is one without runs.
 // Output    with WRITES_STATES partial states: [state, num_q_heads] of value and (lse, -, -, -), f32, which merge.wgsl puts
 //           together. Without, where every row has one state that needs no epilogue, the rows [row, num_q_heads, value dim].
-// Constants GROUP, HEAD_PARTS, VALUE_CHUNKS, VALUE_PARTS, WRITES_STATES, HAS_SHIFT, HAS_STEPS, PAIRS_ARE_HALVES, ROPE_FIRST,
-//           ROPE_PAIRS; storage q, k, v, out. Needs dtype.wgsl, lifetime.wgsl and steps.wgsl.
+// Constants GROUP, HEAD_PARTS, VALUE_CHUNKS, VALUE_PARTS, WRITES_STATES, HAS_SHIFT, HAS_STEPS, HAS_TOKEN_SCALES,
+//           PAIRS_ARE_HALVES, ROPE_FIRST, ROPE_PAIRS; storage q, k, v, out. Needs dtype.wgsl, lifetime.wgsl and steps.wgsl.
 
 struct AttentionParams {
     num_q_heads: u32,
@@ -30,6 +30,16 @@ struct AttentionParams {
     score_scale: f32,
     cap_scale: f32,
     page_size: u32,
+    // Multiplies outputs: the scale of all codes of V, or 1.
+    value_scale: f32,
+    // Where the scales of tokens lie: elements.
+    k_scales: u32,
+    v_scales: u32,
+    scale_page_stride: u32,
+    scale_head_stride: u32,
+    scale_token_stride: u32,
+    pad_0: u32,
+    pad_1: u32,
     out_offset: u32,
     out_row_stride: u32,
     out_head_stride: u32,
@@ -42,6 +52,7 @@ struct AttentionParams {
 @group(0) @binding(4) var<storage, read> tables: array<u32>;
 @group(0) @binding(5) var<storage, read_write> out: array<out_chunk>;
 @group(0) @binding(6) var<storage, read> steps: array<u32>;
+@group(0) @binding(7) var<storage, read> scales: array<f32>;
 
 // What a workgroup has of an item. An item is launched once per KV head, part of its query heads (GROUP of them) and part
 // of the value (PART_CHUNKS chunks). Parts of the value have the same scores, each computed again; the first of them
@@ -71,6 +82,11 @@ fn share_of(place: u32) -> Share {
 // Whether the grid is larger than the list there.
 fn is_past_the_list(place: u32) -> bool {
     return place / (params.num_kv_heads * HEAD_PARTS * VALUE_PARTS) >= tables[0];
+}
+
+// Where the scale of a token lies among those of K, and of V.
+fn scale_place(page: u32, kv_head: u32, slot: u32) -> u32 {
+    return page * params.scale_page_stride + kv_head * params.scale_head_stride + slot * params.scale_token_stride;
 }
 
 const LN_2: f32 = 0.6931471805599453;

@@ -11,7 +11,7 @@ use super::{sm90, tables};
 use crate::backend::cuda::{Arch, CHUNK, Gpu, Launch, place};
 use crate::backend::source::Variant;
 use crate::backend::workspace::CudaSpace;
-use crate::layer::{LayerSpec, Pairing};
+use crate::layer::{CODES, KvScale, LayerSpec, Pairing, ScalePlaces};
 use crate::merge::cuda::{Epilogue, States, epilogue, launch_states};
 use crate::merge::params::{MergeParams, Outputs};
 use crate::{DType, Device, Error, Result, Tensor, Workspace};
@@ -47,9 +47,11 @@ pub(super) struct Args {
     out: u64,
     out_lse: u64,
     steps: u64,
+    k_scales: u64,
+    v_scales: u64,
 }
 
-const _: () = assert!(size_of::<Args>() == 272);
+const _: () = assert!(size_of::<Args>() == 320);
 
 /// Matrix products take q and K, weights and V as one 16-bit type; everything else is done in f32.
 fn uses_matrix_units(spec: &LayerSpec) -> bool {
@@ -100,8 +102,10 @@ impl Memory {
         let stage = keys * (row(spec.head_dim) + row(spec.head_dim_v / value_parts(spec)));
         // Two places of 8 bytes per key, for this tile and the next.
         let fixed = query_parts * tile.queries * query + 2 * keys * 16;
-        let stages = if fixed + 2 * stage <= SHARED_LIMIT { 2 } else { 1 };
-        Memory { query_parts, stages, bytes: fixed + stages * stage }
+        // Two scales per key, for as many tiles as there are stages and the one that is computed.
+        let scales = |stages: usize| if spec.kv_scale == KvScale::Token { (stages + 1) * keys * 8 } else { 0 };
+        let stages = if fixed + 2 * stage + scales(2) <= SHARED_LIMIT { 2 } else { 1 };
+        Memory { query_parts, stages, bytes: fixed + stages * stage + scales(stages) }
     }
 }
 
@@ -137,6 +141,7 @@ fn variant(
         .bool("HAS_GAP", has_gap)
         .bool("HAS_SHIFT", rope.is_some())
         .bool("HAS_STEPS", has_steps)
+        .bool("HAS_TOKEN_SCALES", spec.kv_scale == KvScale::Token)
         .bool("PAIRS_ARE_HALVES", rope.is_some_and(|r| r.pairing == Pairing::Half))
         .u32("ROPE_FIRST", rope.map_or(0, |r| r.first_lane))
         .u32("ROPE_PAIRS", rope.map_or(1, |r| r.inv_freq.len()))
@@ -178,7 +183,20 @@ pub(super) fn covering_variants() -> Vec<Variant> {
         for dtype in [BF16, F32] {
             let plain = LayerSpec { dtype, kv_dtype: dtype, ..LayerSpec::new(4, 1, dim) };
             let spec = LayerSpec { rope: rope.clone(), v_rope: true, ..plain };
-            all.push(variant(Arch { major: 8, minor: 0 }, &spec, [true, false, true]).0);
+            all.push(variant(Arch { major: 8, minor: 0 }, &spec, [true, false, true], 1).0);
+        }
+    }
+    // Codes.
+    for (i, (dim, dim_v)) in
+        [(16, 32), (64, 64), (128, 128), (192, 128), (256, 256), (576, 512)].into_iter().enumerate()
+    {
+        for (j, (kv_dtype, kv_scale)) in CODES.into_iter().enumerate() {
+            let mut spec = LayerSpec { head_dim_v: dim_v, kv_dtype, kv_scale, ..LayerSpec::new(4, 1, dim) };
+            spec.dtype = [BF16, F32, F16][(i + j) % 3];
+            let flags = (i + j) % 2 == 0;
+            spec.soft_cap = flags.then_some(50.0);
+            spec.rope = Some(Rope::plain(dim, 1e4, Pairing::Half));
+            all.push(variant(Arch { major: 8, minor: 0 }, &spec, [flags; 3], 1).0);
         }
     }
     // Parts of a group and of the value.
@@ -296,7 +314,8 @@ fn check_places(args: &AttentionArgs<'_>) -> Result<()> {
         let size = t.dtype().size();
         t.offset() * size..(t.offset() + last + 1) * size
     };
-    let read = [Some(args.q), args.gate, Some(args.k), Some(args.v)].into_iter().flatten();
+    let read = [Some(args.q), args.gate, Some(args.k), Some(args.v), args.k.scales(), args.v.scales()];
+    let read = read.into_iter().flatten();
     for read in read {
         for (name, written) in [("out", Some(args.out)), ("lse", args.lse)] {
             let Some(written) = written.filter(|w| w.buffer().is_same(read.buffer())) else { continue };
@@ -328,6 +347,8 @@ pub(super) fn run(
         Some(steps) => steps.buffer().block(gpu, OP, "steps")?.address(),
         None => 0,
     };
+    let scales = ScalePlaces { offsets: [0; 2], ..ScalePlaces::of(OP, args.k, args.v)? };
+    let [k_scales, v_scales] = ScalePlaces::addresses(gpu, OP, args.k, args.v)?;
     let (variant, memory) = plan_variant(plan, list);
     let kernel = gpu.kernel(&variant)?;
     let space = load(plan, list, gpu, workspace)?;
@@ -339,6 +360,7 @@ pub(super) fn run(
             [0, q_row, q_head],
             [0, k_page, k_head, k_token],
             [0, v_page, v_head, v_token],
+            scales,
         ),
         merge,
         tables: space.tables,
@@ -353,6 +375,8 @@ pub(super) fn run(
         out,
         out_lse,
         steps,
+        k_scales,
+        v_scales,
     };
     let is_sm90 = sm90::serves(gpu.arch(), spec);
     let keys_of_box = sm90::keys_of_box(&plan.tile, plan.page_size);

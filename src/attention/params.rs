@@ -1,6 +1,7 @@
 //! The params struct, field for field the one of `shaders/common/work_list.wgsl` and of the CUDA kernels.
 
 use super::AttentionPlan;
+use crate::layer::ScalePlaces;
 
 /// Numbers of one call that do not change while the plan does. Offsets and strides in chunks of 4 elements.
 #[repr(C)]
@@ -24,12 +25,23 @@ pub(crate) struct AttentionParams {
     /// `cap * log2(e)`.
     pub cap_scale: f32,
     pub page_size: u32,
+    /// Multiplies outputs: the scale of all codes of V, or 1.
+    pub value_scale: f32,
+    /// Where the scales of tokens lie: elements.
+    pub k_scales: u32,
+    pub v_scales: u32,
+    pub scale_page_stride: u32,
+    pub scale_head_stride: u32,
+    pub scale_token_stride: u32,
+    pub pad: [u32; 2],
 }
 
 impl AttentionParams {
     /// Places as offset and strides of q (row, head), k and v (page, head, token).
-    pub fn new(plan: &AttentionPlan, q: [u32; 3], k: [u32; 4], v: [u32; 4]) -> Self {
+    pub fn new(plan: &AttentionPlan, q: [u32; 3], k: [u32; 4], v: [u32; 4], scales: ScalePlaces) -> Self {
         let (spec, log2_e) = (&plan.spec, std::f32::consts::LOG2_E);
+        let [k_scale, value_scale] = spec.kv_scale.factors();
+        let softmax_scale = spec.softmax_scale * k_scale;
         AttentionParams {
             num_q_heads: spec.num_q_heads as u32,
             num_kv_heads: spec.num_kv_heads as u32,
@@ -44,12 +56,19 @@ impl AttentionParams {
             v_page_stride: v[1],
             v_head_stride: v[2],
             v_token_stride: v[3],
-            score_scale: spec.soft_cap.map_or(spec.softmax_scale * log2_e, |cap| spec.softmax_scale / cap),
+            score_scale: spec.soft_cap.map_or(softmax_scale * log2_e, |cap| softmax_scale / cap),
             cap_scale: spec.soft_cap.unwrap_or(0.0) * log2_e,
             page_size: plan.page_size as u32,
+            value_scale,
+            k_scales: scales.offsets[0],
+            v_scales: scales.offsets[1],
+            scale_page_stride: scales.strides[0],
+            scale_head_stride: scales.strides[1],
+            scale_token_stride: scales.strides[2],
+            pad: [0; 2],
         }
     }
 }
 
-const _: () = assert!(size_of::<AttentionParams>() == 64);
+const _: () = assert!(size_of::<AttentionParams>() == 96);
 const _: () = assert!(std::mem::offset_of!(AttentionParams, score_scale) == 52);

@@ -101,10 +101,11 @@ impl AttentionProblem<'_> {
 pub struct AttentionArgs<'a> {
     /// Queries `[rows, num_q_heads, head_dim]` of the layer's dtype, normed and rotated.
     pub q: &'a Tensor,
-    /// Keys `[pages, num_kv_heads, page_size, head_dim]` of the layer's KV dtype. An engine's page layout is a
+    /// Keys `[pages, num_kv_heads, page_size, head_dim]` of the layer's KV dtype, [with
+    /// scales](Tensor::with_scales) where tokens have them. An engine's page layout is a
     /// [permuted](Tensor::permute) view.
     pub k: &'a Tensor,
-    /// Values `[pages, num_kv_heads, page_size, head_dim_v]` of the layer's KV dtype; where V is in K, a
+    /// Values `[pages, num_kv_heads, page_size, head_dim_v]` of the layer's KV dtype, as the keys; where V is in K, a
     /// [view](Tensor::first_lanes) of it.
     pub v: &'a Tensor,
     /// The layer's constants.
@@ -129,8 +130,8 @@ impl AttentionArgs<'_> {
             return Err(Error::invalid(OP, "k", format!("{} pages or more", plan.num_pages), pages));
         }
         let (heads, size) = (spec.num_kv_heads, plan.page_size);
-        self.k.expect(OP, "k", spec.kv_dtype, &[pages, heads, size, spec.head_dim])?;
-        self.v.expect(OP, "v", spec.kv_dtype, &[pages, heads, size, spec.head_dim_v])?;
+        spec.expect_pages(OP, "k", self.k, &[pages, heads, size, spec.head_dim])?;
+        spec.expect_pages(OP, "v", self.v, &[pages, heads, size, spec.head_dim_v])?;
         if spec.v_in_k {
             self.v.expect_first_lanes(OP, "v", self.k)?;
         }

@@ -71,17 +71,27 @@ impl Snapshot {
 struct Reader<'a> {
     tensor: &'a Tensor,
     bytes: Vec<u8>,
+    /// What all elements are multiplied by.
+    factor: f64,
+    /// And the elements of each vector.
+    scales: Option<Box<Reader<'a>>>,
 }
 
 impl<'a> Reader<'a> {
-    fn new(tensor: &'a Tensor) -> Result<Self> {
-        Ok(Reader { tensor, bytes: tensor.buffer().read()? })
+    fn new(tensor: &'a Tensor, factor: f32) -> Result<Self> {
+        let scales = match tensor.scales() {
+            Some(scales) => Some(Box::new(Reader::new(scales, 1.0)?)),
+            None => None,
+        };
+        Ok(Reader { tensor, bytes: tensor.buffer().read()?, factor: f64::from(factor), scales })
     }
     fn vector(&self, index: [usize; 3], len: usize) -> Vec<f64> {
         let start: usize =
             self.tensor.offset() + index.iter().zip(self.tensor.strides()).map(|(i, s)| i * s).sum::<usize>();
         let n = self.tensor.dtype().size();
-        (start..start + len).map(|e| f64::from(self.tensor.dtype().decode(&self.bytes[e * n..(e + 1) * n]))).collect()
+        let scale = self.factor * self.scales.as_ref().map_or(1.0, |scales| scales.vector(index, 1)[0]);
+        let value = |e: usize| f64::from(self.tensor.dtype().decode(&self.bytes[e * n..(e + 1) * n]));
+        (start..start + len).map(|e| value(e) * scale).collect()
     }
 }
 
@@ -107,7 +117,8 @@ pub(super) fn run(plan: &AttentionPlan, args: &AttentionArgs<'_>) -> Result<()> 
     let step = plan.steps.as_ref().map_or(Ok(0), Steps::now)?;
     let ended = plan.steps.as_ref().map_or(Ok(vec![]), Steps::ended)?;
     let (heads, group, dim, dim_v) = (spec.num_q_heads, spec.group(), spec.head_dim, spec.head_dim_v);
-    let (q, k, v) = (Reader::new(args.q)?, Reader::new(args.k)?, Reader::new(args.v)?);
+    let factors = spec.kv_scale.factors();
+    let (q, k, v) = (Reader::new(args.q, 1.0)?, Reader::new(args.k, factors[0])?, Reader::new(args.v, factors[1])?);
     let mut out = vec![0f64; plan.num_rows * heads * dim_v];
     let mut lse = vec![f64::NEG_INFINITY; plan.num_rows * heads];
     let per_row = out.par_chunks_mut(heads * dim_v).zip(lse.par_chunks_mut(heads)).zip(&snapshot.rows).enumerate();

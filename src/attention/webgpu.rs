@@ -10,7 +10,7 @@ use super::worklist::{Tile, WorkList, value_parts};
 use super::{AttentionArgs, AttentionPlan};
 use crate::backend::source::Variant;
 use crate::backend::webgpu::{Access, Gpu, Launch, chunks};
-use crate::layer::{LayerSpec, Pairing};
+use crate::layer::{CODES, KvScale, LayerSpec, Pairing, ScalePlaces};
 use crate::merge::webgpu::{Outputs, States, encode_states};
 use crate::{DType, Error, Result, Tensor, Workspace};
 
@@ -47,6 +47,7 @@ pub(super) fn variant(
         .bool("HAS_GAP", has_gap)
         .bool("HAS_SHIFT", rope.is_some())
         .bool("HAS_STEPS", has_steps)
+        .bool("HAS_TOKEN_SCALES", spec.kv_scale == KvScale::Token)
         .bool("PAIRS_ARE_HALVES", rope.is_some_and(|r| r.pairing == Pairing::Half))
         .u32("ROPE_FIRST", rope.map_or(0, |r| r.first_lane))
         .u32("ROPE_PAIRS", rope.map_or(1, |r| r.inv_freq.len()))
@@ -78,6 +79,9 @@ pub(super) fn covering_variants() -> Vec<Variant> {
             spec.head_dim_v = [dim, 264 - dim][j % 2];
             spec.dtype = DType::ALL[i % 3];
             spec.kv_dtype = DType::ALL[(i + j) % 3];
+            if i % 4 == 3 && dim % 32 == 0 {
+                (spec.kv_dtype, spec.kv_scale) = CODES[j % CODES.len()];
+            }
             spec.soft_cap = (i % 2 == 0).then_some(50.0);
             let pairing = [Pairing::Half, Pairing::Adjacent][i % 2];
             spec.rope = Some(Rope::plain(dim, 1e4, pairing));
@@ -109,6 +113,7 @@ fn writes_rows(list: &WorkList, spec: &LayerSpec, args: &AttentionArgs<'_>) -> b
         && !spec.sinks
         && args.lse.is_none()
         && ![args.q, args.k, args.v].into_iter().any(is_read)
+        && ![args.k.scales(), args.v.scales()].into_iter().flatten().any(is_read)
 }
 
 pub(super) fn encode(
@@ -134,17 +139,20 @@ pub(super) fn encode(
     let k: [u32; 4] = chunks(OP, "k", args.k)?;
     let v: [u32; 4] = chunks(OP, "v", args.v)?;
     let out = if writes_states { [0, heads * state_chunks, state_chunks] } else { chunks(OP, "out", args.out)? };
-    let params = Params { attention: AttentionParams::new(plan, q, k, v), out, _end: 0 };
+    let places = ScalePlaces::of(OP, args.k, args.v)?;
+    let params = Params { attention: AttentionParams::new(plan, q, k, v, places), out, _end: 0 };
+    let scales = ScalePlaces::buffer(OP, args.k, args.v)?;
     let w = workspace.load(OP, gpu, plan.id, scratch * 4, || tables::words(plan, list, 0))?;
     use Access::{Read, ReadWrite};
     let kernel = gpu.kernel(
         &variant(spec, &plan.tile, [list.has_gap, !list.shifts.is_empty(), plan.steps.is_some()], writes_states),
-        &[Read, Read, Read, Read, ReadWrite, Read],
+        &[Read, Read, Read, Read, ReadWrite, Read, Read],
     )?;
     let steps = match &plan.steps {
         Some(steps) => steps.buffer().on(gpu, OP, "steps")?,
         None => &w.absent[0],
     };
+    let scales = scales.map_or(Ok(&w.absent[0]), |scales| scales.on(gpu, OP, "scales"))?;
     let launch = Launch {
         kernel: &kernel,
         params: bytemuck::bytes_of(&params),
@@ -155,6 +163,7 @@ pub(super) fn encode(
             &w.tables,
             if writes_states { &w.scratch } else { args.out.buffer().on(gpu, OP, "out")? },
             steps,
+            scales,
         ],
         groups: list.items.len() * plan.tile.shares(spec),
     };

@@ -49,6 +49,8 @@ impl Variant {
                 DType::F32 => ("vec4<u32>", "f32"),
                 DType::F16 => ("vec2<u32>", "f16"),
                 DType::BF16 => ("vec2<u32>", "bf16"),
+                DType::E4M3 => ("u32", "e4m3"),
+                DType::I8 => ("u32", "i8"),
             };
             s += &format!("alias {name}_chunk = {chunk};\n");
             s += &format!("fn unpack_{name}(x: {name}_chunk) -> vec4<f32> {{ return unpack_{stem}_chunk(x); }}\n");
@@ -61,7 +63,7 @@ impl Variant {
     /// of type `<name>_t`.
     #[cfg(feature = "cuda")]
     pub fn cuda(&self) -> String {
-        let mut s = String::from("struct f16;\nstruct bf16;\ntypedef float f32;\n");
+        let mut s = String::from("struct f16;\nstruct bf16;\nstruct e4m3;\nstruct i8;\ntypedef float f32;\n");
         for (name, value) in &self.constants {
             s += &format!("#define {name} {value}\n");
         }

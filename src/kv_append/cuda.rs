@@ -9,7 +9,7 @@ use super::problem::KvAppendArgs;
 use crate::backend::cuda::{CHUNK, Gpu, Kernel, Launch, place};
 use crate::backend::source::Variant;
 use crate::backend::workspace::CudaSpace;
-use crate::layer::{LayerSpec, Rotation};
+use crate::layer::{CODES, KvScale, LayerSpec, Rotation, ScalePlaces};
 use crate::{DType, Result, Workspace};
 
 /// The kernel's argument.
@@ -24,9 +24,11 @@ struct Args {
     k: u64,
     v: u64,
     steps: u64,
+    k_scales: u64,
+    v_scales: u64,
 }
 
-const _: () = assert!(size_of::<Args>() == 232);
+const _: () = assert!(size_of::<Args>() == 280);
 
 /// Most threads of a block: more of them would only wait for each other at the barrier.
 const MOST_THREADS: usize = 256;
@@ -57,7 +59,7 @@ fn variant(
     heads: usize,
     rotation: Rotation,
     dtype: DType,
-    kv_dtype: DType,
+    (kv_dtype, kv_scale): (DType, KvScale),
 ) -> Variant {
     Variant::new("kv_append")
         .u32("HEAD_DIM", dims[0])
@@ -69,6 +71,8 @@ fn variant(
         .u32("OWN", own(dims))
         .u32("THREADS", threads(dims, heads))
         .bool("HAS_STEPS", has_steps)
+        .u32("KV_SCALE", kv_scale.code())
+        .u32("CODE_MOST", kv_dtype.most_code() as usize)
         .storage("packed", dtype)
         .storage("q", dtype)
         .storage("k", kv_dtype)
@@ -82,20 +86,39 @@ fn dims(plan: &KvAppendPlan) -> [usize; 2] {
 pub(super) fn variant_of(spec: &LayerSpec, has_steps: bool) -> Variant {
     let dims = [spec.head_dim, spec.head_dim_v];
     let rotation = Rotation::of(spec.rope.as_ref());
-    variant(dims, [spec.v_in_k, has_steps, has_mean(spec)], heads(spec), rotation, spec.dtype, spec.kv_dtype)
+    variant(
+        dims,
+        [spec.v_in_k, has_steps, has_mean(spec)],
+        heads(spec),
+        rotation,
+        spec.dtype,
+        (spec.kv_dtype, spec.kv_scale),
+    )
 }
 
 /// Every rotation at some head dims, the wider ones with a mean; storages take turns.
 pub(super) fn variants() -> Vec<(String, String)> {
     use DType::{BF16, F16, F32};
     let mut storages = [(F32, F32), (F16, BF16), (BF16, F16), (BF16, F32)].into_iter().cycle();
+    let mut codes = CODES.into_iter().cycle();
     let mut all = Vec::new();
     for (dims, heads) in
         [([8, 8], 3), ([64, 64], 20), ([80, 80], 9), ([64, 128], 12), ([256, 256], 24), ([576, 512], 9)]
     {
         for (i, (rotation, (dtype, kv_dtype))) in Rotation::ALL.into_iter().zip(storages.by_ref()).enumerate() {
-            let v = variant(dims, [dims == [576, 512], i % 2 == 1, dims[0] > 64], heads, rotation, dtype, kv_dtype);
+            let v = variant(
+                dims,
+                [dims == [576, 512], i % 2 == 1, dims[0] > 64],
+                heads,
+                rotation,
+                dtype,
+                (kv_dtype, KvScale::None),
+            );
             all.push((format!("kv_append {}", v.options()), v.cuda()));
+            if let Some(stored) = codes.next().filter(|_| dims[0] > 8) {
+                let v = variant(dims, [dims == [576, 512], i % 2 == 0, dims[0] > 64], heads, rotation, dtype, stored);
+                all.push((format!("kv_append {}", v.options()), v.cuda()));
+            }
         }
     }
     all
@@ -137,13 +160,15 @@ pub(super) fn run(plan: &KvAppendPlan, gpu: &Arc<Gpu>, args: &KvAppendArgs, work
         q: [0, q_row, q_head],
         k: [0, k_page, k_head, k_slot],
         v: [0, v_page, v_head, v_slot],
+        scales: ScalePlaces { offsets: [0; 2], ..ScalePlaces::of(OP, args.k, args.v)? },
     };
+    let [k_scales, v_scales] = ScalePlaces::addresses(gpu, OP, args.k, args.v)?;
     let params = Params::new(plan, &places);
     let steps = match &plan.steps {
         Some(steps) => steps.buffer().block(gpu, OP, "steps")?.address(),
         None => 0,
     };
-    let args = Args { params, packed, tables: space.tables, constants, q, k, v, steps };
+    let args = Args { params, packed, tables: space.tables, constants, q, k, v, steps, k_scales, v_scales };
     let threads = threads(dims(plan), plan.heads());
     gpu.launch(&Launch {
         kernel: &kernel,

@@ -5,7 +5,7 @@ use std::mem::{offset_of, size_of};
 
 use super::OP;
 use super::plan::KvAppendPlan;
-use crate::layer::{ConstantPlaces, LayerSpec, Norm};
+use crate::layer::{ConstantPlaces, LayerSpec, Norm, ScalePlaces};
 use crate::{Error, Result};
 
 /// Elements of a chunk: what offsets and strides count.
@@ -34,6 +34,7 @@ pub(super) struct Places {
     pub q: [u32; 3],
     pub k: [u32; 4],
     pub v: [u32; 4],
+    pub scales: ScalePlaces,
 }
 
 /// Offsets and strides count chunks of 4 elements from the start of their buffers.
@@ -84,7 +85,16 @@ pub(super) struct Params {
     pub v_weights_head: u32,
     pub bias: u32,
     pub v_turns: u32,
-    pub pad: u32,
+    /// What K and V are multiplied by before they are rounded to codes, if it is the same for all of each.
+    pub k_code: f32,
+    pub v_code: f32,
+    /// Where scales lie: elements.
+    pub k_scales: u32,
+    pub v_scales: u32,
+    pub scale_page: u32,
+    pub scale_head: u32,
+    pub scale_slot: u32,
+    pub pad: [u32; 2],
 }
 
 impl Params {
@@ -144,14 +154,22 @@ impl Params {
             v_weights_head: by_head(s.v_norm, s.head_dim_v),
             bias: constants.bias as u32,
             v_turns: s.v_rope.into(),
-            pad: 0,
+            k_code: 1.0 / s.kv_scale.factors()[0],
+            v_code: 1.0 / s.kv_scale.factors()[1],
+            k_scales: places.scales.offsets[0],
+            v_scales: places.scales.offsets[1],
+            scale_page: places.scales.strides[0],
+            scale_head: places.scales.strides[1],
+            scale_slot: places.scales.strides[2],
+            pad: [0; 2],
         }
     }
 }
 
-const _: () = assert!(size_of::<Params>() == 176 && size_of::<Params>().is_multiple_of(16));
+const _: () = assert!(size_of::<Params>() == 208 && size_of::<Params>().is_multiple_of(16));
 const _: () = assert!(offset_of!(Params, packed_row) == 16 && offset_of!(Params, packed_q_head) == 32);
 const _: () = assert!(offset_of!(Params, q_base) == 48 && offset_of!(Params, k_base) == 64);
 const _: () = assert!(offset_of!(Params, v_base) == 80 && offset_of!(Params, q_norm) == 96);
 const _: () = assert!(offset_of!(Params, q_eps) == 112 && offset_of!(Params, q_scale) == 128);
 const _: () = assert!(offset_of!(Params, k_weights) == 144 && offset_of!(Params, v_weights_head) == 160);
+const _: () = assert!(offset_of!(Params, k_scales) == 180);

@@ -37,9 +37,10 @@ pub struct KvAppendArgs<'a> {
     pub constants: &'a LayerConstants,
     /// Written: `[rows, num_q_heads, head_dim]`, as the spec's dtype.
     pub q: &'a Tensor,
-    /// Written at the places: `[pages, num_kv_heads, page_size, head_dim]`, as the spec's kv_dtype.
+    /// Written at the places: `[pages, num_kv_heads, page_size, head_dim]`, as the spec's kv_dtype, and its
+    /// [scales](Tensor::with_scales) where tokens have them.
     pub k: &'a Tensor,
-    /// Written at the places: `[pages, num_kv_heads, page_size, head_dim_v]`, as the spec's kv_dtype. Where V is in K, a
+    /// Written at the places: `[pages, num_kv_heads, page_size, head_dim_v]`, as k. Where V is in K, a
     /// [view](Tensor::first_lanes) of it, and written with it.
     pub v: &'a Tensor,
 }
@@ -97,12 +98,20 @@ impl KvAppendArgs<'_> {
         let (q, kv, d, dv) = (spec.num_q_heads, spec.num_kv_heads, spec.head_dim, spec.head_dim_v);
         self.packed.expect(OP, "packed", spec.dtype, &[rows, width])?;
         self.q.expect(OP, "q", spec.dtype, &[rows, q, d])?;
-        self.k.expect(OP, "k", spec.kv_dtype, &[num_pages, kv, page_size, d])?;
-        self.v.expect(OP, "v", spec.kv_dtype, &[num_pages, kv, page_size, dv])?;
+        spec.expect_pages(OP, "k", self.k, &[num_pages, kv, page_size, d])?;
+        spec.expect_pages(OP, "v", self.v, &[num_pages, kv, page_size, dv])?;
         if spec.v_in_k {
             self.v.expect_first_lanes(OP, "v", self.k)?;
         }
-        for (name, t) in [("q", self.q), ("k", self.k), ("v", self.v)] {
+        let scales = [("scales of k", self.k), ("scales of v", self.v)];
+        let scales = scales.into_iter().filter_map(|(name, t)| Some((name, t.scales()?)));
+        let beside = || [self.q, self.k, self.v].into_iter();
+        for (name, t) in scales.clone() {
+            if beside().any(|other| other.buffer().is_same(t.buffer())) {
+                return Err(Error::invalid(OP, name, "another buffer than q, k and v", "the same"));
+            }
+        }
+        for (name, t) in [("q", self.q), ("k", self.k), ("v", self.v)].into_iter().chain(scales) {
             if t.buffer().is_same(self.packed.buffer()) {
                 return Err(Error::invalid(OP, name, "another buffer than packed", "the same"));
             }

@@ -3,7 +3,7 @@
 use super::OP;
 use super::plan::KvAppendPlan;
 use super::problem::{KvAppendArgs, PADDING};
-use crate::layer::{MOST_LANES, Norm, Part, Rope, Temperature};
+use crate::layer::{KvScale, LayerSpec, MOST_LANES, Norm, Part, Rope, Temperature};
 use crate::tensor::{Memory, lock_read, lock_write};
 use crate::{Error, Result, Tensor};
 
@@ -66,6 +66,12 @@ pub(super) fn run(plan: &KvAppendPlan, args: &KvAppendArgs) -> Result<()> {
         let place = places[row] as usize;
         place / plan.page_size * s[0] + h * s[1] + place % plan.page_size * s[2]
     };
+    let factors = spec.kv_scale.factors();
+    let keep = |t: &Tensor, row: usize, h: usize, scale: f32| -> Result<()> {
+        let Some(scales) = t.scales() else { return Ok(()) };
+        write(&mut lock_write(host("scales", scales)?), scales, at(row, h, scales.strides()), &[f64::from(scale)]);
+        Ok(())
+    };
     {
         let mut out = lock_write(k);
         for row in rows() {
@@ -74,7 +80,9 @@ pub(super) fn run(plan: &KvAppendPlan, args: &KvAppendArgs) -> Result<()> {
                 let normed = if spec.v_in_k { spec.head_dim_v } else { spec.head_dim };
                 normalize(&mut x[..normed], spec.k_norm, h, &weights.k_norm, &weights.k_bias);
                 rotate(&mut x, spec.rope.as_ref(), &positions[row]);
+                let codes = coded(&mut x[..spec.head_dim], spec, factors[0]);
                 write(&mut out, args.k, at(row, h, args.k.strides()), &x[..spec.head_dim]);
+                keep(args.k, row, h, codes)?;
             }
         }
     }
@@ -85,7 +93,9 @@ pub(super) fn run(plan: &KvAppendPlan, args: &KvAppendArgs) -> Result<()> {
             normalize(&mut x[..spec.head_dim_v], spec.v_norm, h, &weights.v_norm, &weights.v_bias);
             rotate(&mut x, spec.rope.as_ref().filter(|_| spec.v_rope), &positions[row]);
             x.iter_mut().for_each(|x| *x *= f64::from(spec.v_scale));
+            let codes = coded(&mut x[..spec.head_dim_v], spec, factors[1]);
             write(&mut out, args.v, at(row, h, args.v.strides()), &x[..spec.head_dim_v]);
+            keep(args.v, row, h, codes)?;
         }
     }
     Ok(())
@@ -143,6 +153,19 @@ fn temperature(temperature: Option<Temperature>, position: i32) -> f64 {
     let Some(Temperature { beta, interval, offset }) = temperature else { return 1.0 };
     let steps = ((f64::from(position) + f64::from(offset)) / f64::from(interval)).floor();
     1.0 + f64::from(beta) * (1.0 + steps.max(0.0)).ln()
+}
+
+/// Makes codes of a vector, which are rounded when they are written; returns their scale. Codes are made of f32: the value,
+/// the scale and their product are each rounded to it.
+fn coded(x: &mut [f64], spec: &LayerSpec, factor: f32) -> f32 {
+    let lanes: Vec<f32> = x.iter().map(|&x| x as f32).collect();
+    let (scale, inverse) = match spec.kv_scale {
+        KvScale::None => return 1.0,
+        KvScale::Tensor { .. } => (factor, 1.0 / factor),
+        KvScale::Token => spec.kv_dtype.scale_of(&lanes),
+    };
+    x.iter_mut().zip(lanes).for_each(|(x, lane)| *x = f64::from(lane * inverse));
+    scale
 }
 
 fn write(out: &mut [u8], t: &Tensor, at: usize, x: &[f64]) {

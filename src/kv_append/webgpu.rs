@@ -8,12 +8,14 @@ use super::plan::KvAppendPlan;
 use super::problem::KvAppendArgs;
 use crate::backend::source::Variant;
 use crate::backend::webgpu::{Access, Gpu, Launch, chunks};
-use crate::layer::Rotation;
+use crate::layer::{CODES, KvScale, Rotation, ScalePlaces};
 use crate::{DType, Error, Result, Workspace};
 
-/// Bindings after the params: packed, tables, constants, q, k, v, steps.
-const ACCESS: [Access; 7] =
-    [Access::Read, Access::Read, Access::Read, Access::ReadWrite, Access::ReadWrite, Access::ReadWrite, Access::Read];
+/// Bindings after the params: packed, tables, constants, q, k, v, steps, scales.
+const ACCESS: [Access; 8] = {
+    use Access::{Read, ReadWrite};
+    [Read, Read, Read, ReadWrite, ReadWrite, ReadWrite, Read, ReadWrite]
+};
 
 /// Invocations of a workgroup, as in the kernel.
 const GROUP: usize = 64;
@@ -23,7 +25,7 @@ fn variant(
     [v_in_k, has_steps, has_mean]: [bool; 3],
     rotation: Rotation,
     dtype: DType,
-    kv_dtype: DType,
+    (kv_dtype, kv_scale): (DType, KvScale),
 ) -> Variant {
     Variant::new("kv_append")
         .u32("HEAD_DIM", dims[0])
@@ -32,6 +34,8 @@ fn variant(
         .u32("ROTATION", rotation as usize)
         .bool("HAS_STEPS", has_steps)
         .bool("HAS_MEAN", has_mean)
+        .u32("KV_SCALE", kv_scale.code())
+        .u32("CODE_MOST", kv_dtype.most_code() as usize)
         .storage("packed", dtype)
         .storage("q", dtype)
         .storage("k", kv_dtype)
@@ -41,7 +45,7 @@ fn variant(
 fn variant_of(plan: &KvAppendPlan) -> Variant {
     let s = &plan.spec;
     let flags = [s.v_in_k, plan.steps.is_some(), has_mean(s)];
-    variant([s.head_dim, s.head_dim_v], flags, Rotation::of(s.rope.as_ref()), s.dtype, s.kv_dtype)
+    variant([s.head_dim, s.head_dim_v], flags, Rotation::of(s.rope.as_ref()), s.dtype, (s.kv_dtype, s.kv_scale))
 }
 
 /// Every rotation and storage at some head dims.
@@ -56,9 +60,21 @@ pub(super) fn variants() -> Vec<(String, String)> {
                     // Half of the dims with a mean, so that every rotation meets both.
                     all.push((
                         name,
-                        variant(dims, [dims == [576, 512], has_steps, dims[0] > 64], rotation, dtype, kv_dtype).wgsl(),
+                        variant(
+                            dims,
+                            [dims == [576, 512], has_steps, dims[0] > 64],
+                            rotation,
+                            dtype,
+                            (kv_dtype, KvScale::None),
+                        )
+                        .wgsl(),
                     ));
                 }
+            }
+            for (kv_dtype, kv_scale) in CODES {
+                let name = format!("kv_append.{}.{}.{rotation:?}.{kv_dtype}.{kv_scale:?}", dims[0], dims[1]);
+                let flags = [dims == [576, 512], true, dims[0] > 64];
+                all.push((name, variant(dims, flags, rotation, DType::BF16, (kv_dtype, kv_scale)).wgsl()));
             }
         }
     }
@@ -98,6 +114,7 @@ pub(super) fn encode(
     let q = args.q.buffer().on(gpu, OP, "q")?;
     let k = args.k.buffer().on(gpu, OP, "k")?;
     let v = args.v.buffer().on(gpu, OP, "v")?;
+    let scales = ScalePlaces::buffer(OP, args.k, args.v)?;
     let params = Params::new(
         plan,
         &Places {
@@ -105,6 +122,7 @@ pub(super) fn encode(
             q: chunks(OP, "q", args.q)?,
             k: chunks(OP, "k", args.k)?,
             v: chunks(OP, "v", args.v)?,
+            scales: ScalePlaces::of(OP, args.k, args.v)?,
         },
     );
     if plan.rows() == 0 {
@@ -116,10 +134,11 @@ pub(super) fn encode(
         Some(steps) => steps.buffer().on(gpu, OP, "steps")?,
         None => &space.absent[0],
     };
+    let scales = scales.map_or(Ok(&space.absent[1]), |scales| scales.on(gpu, OP, "scales"))?;
     let launch = Launch {
         kernel: &kernel,
         params: bytemuck::bytes_of(&params),
-        buffers: &[packed, &space.tables, constants, q, k, v, steps],
+        buffers: &[packed, &space.tables, constants, q, k, v, steps, scales],
         groups: (plan.rows() * plan.heads()).div_ceil(GROUP),
     };
     let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: Some(OP), timestamp_writes: None });

@@ -3,6 +3,7 @@
 #[cfg(feature = "config")]
 mod config;
 mod gate;
+mod kv_scale;
 mod latent;
 mod model;
 mod norm;
@@ -15,6 +16,9 @@ mod spec;
 mod temperature;
 
 pub use gate::Gate;
+pub use kv_scale::KvScale;
+#[cfg(any(feature = "webgpu", feature = "cuda"))]
+pub(crate) use kv_scale::{CODES, ScalePlaces};
 pub use latent::{Latent, LatentForm};
 pub use model::{KvGroup, ModelLayer, ModelSpec};
 pub use norm::Norm;

@@ -1,6 +1,6 @@
 //! [`LayerSpec`] and the constants of one layer.
 
-use super::{Gate, Norm, Rope, Rotation, Temperature};
+use super::{Gate, KvScale, Norm, Rope, Rotation, Temperature};
 use crate::kv::{Lifetimes, Modality};
 use crate::{Buffer, DType, Device, Error, Result};
 
@@ -56,6 +56,8 @@ pub struct LayerSpec {
     pub dtype: DType,
     /// Storage of K and V.
     pub kv_dtype: DType,
+    /// What they are multiplied by where they are stored as codes.
+    pub kv_scale: KvScale,
 }
 
 impl LayerSpec {
@@ -84,6 +86,7 @@ impl LayerSpec {
             lifetimes: Lifetimes::causal(),
             dtype: DType::F32,
             kv_dtype: DType::F32,
+            kv_scale: KvScale::None,
         }
     }
 
@@ -127,6 +130,8 @@ impl LayerSpec {
             let can = "multiples of 8 from 8 to 256, multiples of 16 to 512";
             return Err(Error::unsupported(op, format!("head_dim_v {dv}"), can));
         }
+        self.dtype.expect_values(op, "q and output")?;
+        self.kv_scale.validate(op, self)?;
         if ![self.softmax_scale, self.q_scale, self.v_scale].iter().all(|scale| scale.is_finite()) {
             let got = format!("{}, {} and {}", self.softmax_scale, self.q_scale, self.v_scale);
             return Err(Error::invalid(op, "softmax_scale, q_scale and v_scale", "finite numbers", got));

@@ -60,6 +60,8 @@ impl LmHeadProblem {
             Error::Unsupported { what, supported, .. } => Error::Unsupported { op: OP, what, supported },
             other => other,
         })?;
+        self.hidden_dtype.expect_values(OP, "hidden")?;
+        self.weight_dtype.expect_values(OP, "weight")?;
         if self.width == 0 || self.width >= 1 << 31 {
             return Err(Error::invalid(OP, "width", "1 to 2^31 - 1 elements", self.width));
         }

@@ -41,6 +41,7 @@ impl RebaseProblem<'_> {
         if self.spec.v_rope && !self.spec.v_in_k {
             return Err(Error::unsupported(OP, "v_rope with V apart from K", "V that stays where it is, or in K"));
         }
+        self.spec.kv_dtype.expect_values(OP, "K")?;
         let slots = self.page_size.checked_mul(self.num_pages).filter(|&n| n < u32::MAX as usize);
         let Some(slots) = slots.filter(|_| self.page_size > 0) else {
             let got = format!("{} pages of {}", self.num_pages, self.page_size);

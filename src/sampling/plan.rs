@@ -33,6 +33,7 @@ pub(super) fn variant(dtype: DType, soft_cap: bool, has_steps: bool) -> Variant 
         DType::F32 => 4,
         DType::F16 => 3,
         DType::BF16 => 2,
+        DType::E4M3 | DType::I8 => 1, // refused by the problem
     };
     Variant::new("sampling")
         .u32("ROUNDS", rounds)

@@ -52,6 +52,7 @@ impl SamplingProblem {
     /// [`Error::Invalid`] that names the number; [`Error::Unsupported`] for a vocabulary of 2^31 tokens and more.
     pub fn validate(&self) -> Result<()> {
         let refuse = |argument, expected: &str, got: String| Err(Error::invalid(OP, argument, expected, got));
+        self.logits_dtype.expect_values(OP, "logits")?;
         if self.vocab == 0 {
             return refuse("vocab", "at least 1", "0".into());
         }

@@ -58,11 +58,8 @@ impl SelectProblem<'_> {
         if s.dim == 0 || !s.dim.is_multiple_of(4) || s.dim > 256 {
             return Err(Error::unsupported(OP, format!("dim {}", s.dim), "multiples of 4 from 4 to 256"));
         }
-        for dtype in [s.dtype, s.k_dtype] {
-            if ![DType::F32, DType::F16, DType::BF16].contains(&dtype) {
-                return Err(Error::unsupported(OP, format!("{dtype} index queries or keys"), "f32, f16 and bf16"));
-            }
-        }
+        s.dtype.expect_values(OP, "index queries")?;
+        s.k_dtype.expect_values(OP, "index keys")?;
         for modality in Modality::ALL {
             let lifetime = s.lifetimes.get(modality);
             if !lifetime.is_valid() {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use colatent::attention::{AttentionArgs, AttentionPlan, AttentionProblem, QueryRows};
 use colatent::kv::{Birth, Death, Join, KvCache, Lifetime, Lifetimes, Modality, ViewId};
-use colatent::layer::{Gate, LayerConstants, LayerSpec, LayerWeights, Norm, Pairing, Rope};
+use colatent::layer::{Gate, KvScale, LayerConstants, LayerSpec, LayerWeights, Norm, Pairing, Rope};
 use colatent::{Buffer, DType, Device, Tensor, Workspace};
 
 use super::Rng;
@@ -105,6 +105,8 @@ pub struct Case {
     pub engine_layout: bool,
     /// One lane of V of every so many tokens is one of these in turn; 0 is never.
     pub spoiled: (usize, &'static [f32]),
+    /// K and V that codes stand for, as f32.
+    pub decoded: bool,
 }
 
 /// What a row that sees it must get, and no other.
@@ -133,6 +135,7 @@ impl Case {
         v_rope: false,
         engine_layout: false,
         spoiled: (0, &[]),
+        decoded: false,
     };
 
     pub fn spec(&self) -> LayerSpec {
@@ -150,7 +153,16 @@ impl Case {
             lifetimes: self.mask.lifetimes(),
             dtype: self.dtypes.0,
             kv_dtype: self.dtypes.1,
+            kv_scale: self.kv_scale(),
             ..LayerSpec::new(kv * group, kv, self.dims.0)
+        }
+    }
+
+    fn kv_scale(&self) -> KvScale {
+        match self.dtypes.1 {
+            DType::E4M3 if self.seed.is_multiple_of(2) => KvScale::Tensor { k: 0.02, v: 0.03 },
+            DType::E4M3 | DType::I8 => KvScale::Token,
+            _ => KvScale::None,
         }
     }
 
@@ -312,14 +324,50 @@ pub fn page_tensor(device: &Device, dtype: DType, shape: [usize; 4], engine: boo
         return Tensor::from_f32(device, dtype, &shape, data).expect("pages");
     }
     let [pages, heads, size, dim] = shape;
-    let wide = dim + 8;
+    let pad = if dtype.is_code() { 16 } else { 8 };
+    let wide = dim + pad;
     let whole = super::poisoned(device, dtype, &[pages + 1, size, heads, wide]);
     let strides = [size * heads * wide, heads * wide, wide, 1];
     let t =
-        Tensor::with_strides(whole.buffer().clone(), dtype, 8, &[pages, size, heads, dim], &strides).expect("a view");
+        Tensor::with_strides(whole.buffer().clone(), dtype, pad, &[pages, size, heads, dim], &strides).expect("a view");
     let t = t.permute(&[0, 2, 1, 3]).expect("a permutation");
     t.write_f32(data).expect("pages");
     t
+}
+
+/// Page tensors of K and V; as [`page_tensor`], and codes have scales: NaN where no token is.
+fn kv_tensors(device: &Device, spec: &LayerSpec, engine: bool, [k, v]: [([usize; 4], &[f32]); 2]) -> [Tensor; 2] {
+    let factors = match spec.kv_scale {
+        KvScale::Tensor { k, v } => [k, v],
+        _ => [1.0; 2],
+    };
+    let [pages, heads, size, _] = k.0;
+    // Beside each other: shaders bind one buffer for both.
+    let scales = super::poisoned(device, DType::F32, &[2, pages, heads, size]);
+    let strides = if engine { [size * heads * 2, 2, heads * 2] } else { [heads * size, size, 1] };
+    let of = |i: usize, (shape, data): ([usize; 4], &[f32])| {
+        if spec.kv_scale != KvScale::Token {
+            let data: Vec<f32> = data.iter().map(|x| x / factors[i]).collect();
+            return page_tensor(device, spec.kv_dtype, shape, engine, &data);
+        }
+        let codes = page_tensor(device, spec.kv_dtype, shape, engine, data);
+        let offset = if engine { i } else { scales.strides()[0] * i };
+        let scales = Tensor::with_strides(scales.buffer().clone(), DType::F32, offset, &[pages, heads, size], &strides);
+        let tensor = codes.with_scales(&scales.expect("scales")).expect("codes");
+        tensor.write_f32(data).expect("pages");
+        tensor
+    };
+    [of(0, k), of(1, v)]
+}
+
+/// What a tensor of K (0) or V (1) stands for, as f32.
+fn values_of(spec: &LayerSpec, t: &Tensor, part: usize) -> Tensor {
+    let factor = match spec.kv_scale {
+        KvScale::Tensor { k, v } => [k, v][part],
+        _ => 1.0,
+    };
+    let values: Vec<f32> = t.read_f32().expect("pages").iter().map(|x| x * factor).collect();
+    Tensor::from_f32(&Device::Reference, DType::F32, t.shape(), &values).expect("pages")
 }
 
 /// Runs the case on a device. Outputs start as NaN between guards, which must stay NaN.
@@ -353,7 +401,9 @@ fn run_for(
     (cache, views, rows): (&KvCache, &[ViewId], &[QueryRows]),
     with_lse: bool,
 ) -> Result<Answer, String> {
-    let spec = case.spec();
+    let stored = case.spec();
+    let decoded = LayerSpec { kv_dtype: DType::F32, kv_scale: KvScale::None, ..stored.clone() };
+    let spec = if case.decoded { decoded } else { stored.clone() };
     let fail = |e: colatent::Error| e.to_string();
     let mut plan = AttentionPlan::new(device, &AttentionProblem { spec: &spec, cache, rows }).map_err(fail)?;
     if spec.v_rope {
@@ -366,8 +416,11 @@ fn run_for(
     let k = pages(case, cache, views, dim, case.seed ^ 1);
     let v = pages(case, cache, views, dim_v, case.seed ^ 2);
     let v = spoil(case, cache, views, v);
-    let k = page_tensor(device, spec.kv_dtype, shape(dim), case.engine_layout, &k);
-    let v = page_tensor(device, spec.kv_dtype, shape(dim_v), case.engine_layout, &v);
+    let [mut k, mut v] =
+        kv_tensors(device, &stored, case.engine_layout, [(shape(dim), &k[..]), (shape(dim_v), &v[..])]);
+    if case.decoded {
+        (k, v) = (values_of(&stored, &k, 0), values_of(&stored, &v, 1)); // on the reference
+    }
     // Queries are keyed by view and slot, so that a row has the same query in any batch.
     let mut queries = Vec::new();
     let mut gates = Vec::new();

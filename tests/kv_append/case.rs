@@ -1,8 +1,8 @@
 //! What is appended: the table of cases, and random ones.
 
-use colatent::DType::{self, BF16, F16, F32};
+use colatent::DType::{self, BF16, E4M3, F16, F32, I8};
 use colatent::layer::Pairing::{self, Adjacent, Half};
-use colatent::layer::{Gate, LayerSpec, LayerWeights, Norm, PackedLayout, Part, Rope, Temperature};
+use colatent::layer::{Gate, KvScale, LayerSpec, LayerWeights, Norm, PackedLayout, Part, Rope, Temperature};
 use proptest::prelude::*;
 
 use crate::harness::Rng;
@@ -137,6 +137,12 @@ pub const CASES: &[Case] = &[
     Case { name: "clip beside others", rows: 9, dims: (72, 64), norms: (Clip, LayerBiased, Clip), storage: (BF16, BF16), ..BASE },
     Case { name: "v turns", dims: (64, 64), rope: turn(Half, 0, 32, 3), norms: (Rms, Rms, Rms), v_rope: true, v_scale: 0.707, padding: 2, ..BASE },
     Case { name: "v turns, last lanes", heads: (6, 3), dims: (24, 40), rope: turn(Adjacent, 8, 8, 1), storage: (BF16, F16), v_rope: true, gap: 4, ..BASE },
+    // Codes: e4m3 under scales of tokens where the seed is odd, else under one for all.
+    Case { name: "e4m3", heads: (4, 2), dims: (64, 64), rope: turn(Half, 0, 32, 1), norms: (Rms, Rms, Rms), storage: (BF16, E4M3), rows: 9, padding: 4, ..BASE },
+    Case { name: "e4m3 under one scale", dims: (64, 32), rope: turn(Adjacent, 0, 32, 2), storage: (F32, E4M3), v_scale: 0.707, seed: 2, pages: Nhd, gap: 4, ..BASE },
+    Case { name: "i8", heads: (6, 3), dims: (128, 128), rope: turn(Half, 0, 64, 1), norms: (Off, Scaled, LayerBiased), storage: (F16, I8), page_size: 1, ..BASE },
+    Case { name: "i8 fused", heads: (3, 3), dims: (80, 48), rope: turn(Half, 3, 9, 1), v_scale: 0.707, storage: (F32, I8), rows: 9, padding: 3, pages: Fused, ..BASE },
+    Case { name: "e4m3 latent lanes", heads: (2, 1), dims: (576, 512), rope: turn(Adjacent, 512, 32, 1), storage: (BF16, E4M3), rows: 3, ..BASE },
     Case { name: "no rows", rows: 0, ..BASE },
     Case { name: "muse window", heads: (16, 2), dims: (64, 64), rope: turn(Adjacent, 0, 32, 1), norms: (Rms, Rms, Off), q_scale: 5.473_006_5, storage: (BF16, BF16), page_size: 64, rows: 4, ..BASE },
 ];
@@ -180,6 +186,11 @@ impl Case {
             gate: Gate::Sigmoid,
             dtype: self.storage.0,
             kv_dtype: self.storage.1,
+            kv_scale: match self.storage.1 {
+                E4M3 if self.seed.is_multiple_of(2) => KvScale::Tensor { k: 0.02, v: 0.03 },
+                E4M3 | I8 => KvScale::Token,
+                _ => KvScale::None,
+            },
             ..LayerSpec::new(self.heads.0, self.heads.1, self.dims.0)
         }
     }

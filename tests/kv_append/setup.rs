@@ -1,8 +1,8 @@
 //! The memory around a call: what must be written, and the poison around it.
 
-use colatent::DType::{self, F16, F32};
+use colatent::DType::{self, E4M3, F16, F32, I8};
 use colatent::kv_append::{KvAppendArgs, KvAppendPlan, KvAppendProblem, PADDING};
-use colatent::layer::{LayerConstants, LayerSpec, LayerWeights, PackedLayout};
+use colatent::layer::{KvScale, LayerConstants, LayerSpec, LayerWeights, PackedLayout};
 use colatent::{Buffer, Device, Error, Tensor, Workspace};
 
 use super::case::{Case, Fused, Hnd, Nhd};
@@ -13,6 +13,8 @@ fn poison(dtype: DType) -> Vec<u8> {
     match dtype {
         F32 => 0x7fc0_dea4u32.to_le_bytes().to_vec(),
         F16 => 0x7e5du16.to_le_bytes().to_vec(),
+        E4M3 => vec![0xff],
+        I8 => vec![0x80],
         _ => 0x7fdbu16.to_le_bytes().to_vec(),
     }
 }
@@ -110,6 +112,14 @@ impl Setup {
                 (of(0, d), of(1, dv))
             }
         };
+        let (k, v) = match spec.kv_scale {
+            // Side by side, [page, slot, head, k or v].
+            KvScale::Token => {
+                let all = view(device, F32, case.gap, &[2, p, s, kv], &[0, 1, 3, 2]);
+                (k.with_scales(&all.at(0).unwrap()).unwrap(), v.with_scales(&all.at(1).unwrap()).unwrap())
+            }
+            _ => (k, v),
+        };
         let problem = KvAppendProblem {
             spec: &spec,
             layout,
@@ -153,8 +163,32 @@ impl Setup {
         })
     }
 
+    /// The scales that were written, of k and v; none where there are none.
+    pub fn scales(&self) -> [Vec<f32>; 2] {
+        [&self.k, &self.v].map(|t| match t.scales() {
+            Some(scales) => {
+                let all = whole(scales).read_f32().unwrap();
+                self.written_scales(scales).into_iter().map(|i| all[i]).collect()
+            }
+            None => vec![],
+        })
+    }
+
+    fn written_scales(&self, t: &Tensor) -> Vec<usize> {
+        let (shape, s) = (t.shape(), t.strides());
+        let places = self.places.iter().filter(|&&place| place != PADDING).map(|&place| place as usize);
+        places
+            .flat_map(|place| {
+                (0..shape[1]).map(move |h| t.offset() + place / shape[2] * s[0] + h * s[1] + place % shape[2] * s[2])
+            })
+            .collect()
+    }
+
     /// Whether everything else is still poison.
     pub fn check_untouched(&self) -> Result<(), String> {
+        if let (Some(k), Some(v)) = (self.k.scales(), self.v.scales()) {
+            check_poison("scales", k, &[self.written_scales(k), self.written_scales(v)].concat())?;
+        }
         for (name, t, others) in [("q", &self.q, vec![]), ("k", &self.k, vec![&self.v]), ("v", &self.v, vec![&self.k])]
         {
             let mut written = self.written(t);

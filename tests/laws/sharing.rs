@@ -6,7 +6,7 @@ use colatent::merge::{MergeArgs, MergePlan, MergeProblem};
 use colatent::{DType, Tensor, Workspace};
 use proptest::prelude::*;
 
-use super::stream::{Rows, Stream, at, close, names, rotating};
+use super::stream::{Rows, Stream, any_storage, at, close, names, rotating};
 use crate::harness::scene::Answer;
 use crate::harness::{Rng, compare, devices, poisoned};
 
@@ -88,7 +88,7 @@ proptest! {
     #[test]
     fn a_fork_is_an_independent_prefill(shared in 1usize..100, own in 1usize..60, past in 0usize..20, seed: u64) {
         for device in devices() {
-            let mut forked = Stream::new(device, &rotating());
+            let mut forked = Stream::new(device, &any_storage(seed));
             let parent = forked.cache.create();
             // The parent has gone on before it is forked.
             forked.append(parent, names(seed, 0, shared).chain(names(seed, 9, past)));
@@ -96,7 +96,7 @@ proptest! {
             // Decoded one by one.
             let decoded: Vec<Rows> = names(seed, 1, own).map(|name| forked.append(child, [name])).collect();
 
-            let mut prefilled = Stream::new(device, &rotating());
+            let mut prefilled = Stream::new(device, &any_storage(seed));
             let view = prefilled.cache.create();
             let rows = prefilled.append(view, names(seed, 0, shared).chain(names(seed, 1, own))).slice(shared, own);
             close(&format!("{device}"), &forked.attend(&decoded), &prefilled.attend(&[rows]))?;

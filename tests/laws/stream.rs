@@ -4,7 +4,7 @@
 use colatent::attention::{AttentionArgs, AttentionPlan, AttentionProblem, QueryRows};
 use colatent::kv::{Appended, KvCache, Modality, ViewId};
 use colatent::kv_append::{KvAppendArgs, KvAppendPlan, KvAppendProblem};
-use colatent::layer::{LayerConstants, LayerSpec, Pairing, Rope};
+use colatent::layer::{KvScale, LayerConstants, LayerSpec, Pairing, Rope};
 use colatent::{DType, Device, Tensor, Workspace};
 use proptest::test_runner::TestCaseError;
 
@@ -17,6 +17,17 @@ const NUM_PAGES: usize = 96;
 /// Rotating, causal, 8 query heads over 2 KV heads of 32 lanes.
 pub fn rotating() -> LayerSpec {
     LayerSpec { rope: Some(Rope::plain(32, 1e4, Pairing::Half)), ..LayerSpec::new(8, 2, 32) }
+}
+
+/// [`rotating`], with K and V as they are or as codes.
+pub fn any_storage(seed: u64) -> LayerSpec {
+    let (kv_dtype, kv_scale) = [
+        (DType::F32, KvScale::None),
+        (DType::E4M3, KvScale::Token),
+        (DType::I8, KvScale::Token),
+        (DType::E4M3, KvScale::Tensor { k: 0.01, v: 0.01 }),
+    ][(seed % 4) as usize];
+    LayerSpec { kv_dtype, kv_scale, ..rotating() }
 }
 
 /// A position on every axis alike.
@@ -75,13 +86,17 @@ pub struct Stream {
 impl Stream {
     /// An empty cache over pages full of NaN.
     pub fn new(device: &Device, spec: &LayerSpec) -> Stream {
-        let pages = |dim| poisoned(device, spec.kv_dtype, &[NUM_PAGES, spec.num_kv_heads, PAGE_SIZE, dim]);
-        let k = pages(spec.head_dim);
+        let scales = poisoned(device, DType::F32, &[2, NUM_PAGES, spec.num_kv_heads, PAGE_SIZE]);
+        let pages = |part, dim| {
+            let pages = poisoned(device, spec.kv_dtype, &[NUM_PAGES, spec.num_kv_heads, PAGE_SIZE, dim]);
+            if spec.kv_scale == KvScale::Token { pages.with_scales(&scales.at(part).unwrap()).unwrap() } else { pages }
+        };
+        let k = pages(0, spec.head_dim);
         Stream {
             device: device.clone(),
             spec: spec.clone(),
             cache: KvCache::new(PAGE_SIZE, NUM_PAGES).unwrap(),
-            v: if spec.v_in_k { k.first_lanes(spec.head_dim_v).unwrap() } else { pages(spec.head_dim_v) },
+            v: if spec.v_in_k { k.first_lanes(spec.head_dim_v).unwrap() } else { pages(1, spec.head_dim_v) },
             k,
             constants: LayerConstants::new(device, spec, Default::default()).unwrap(),
         }
