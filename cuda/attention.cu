@@ -12,6 +12,9 @@
 //           what the first step sees];
 //           rule [birth kind, 3 operands, death kind, operand, 0, 0]. A run lies in one span; its tiles of keys start
 //           at multiples of the tile from the span. An item without runs has rows that no item has a state of.
+// Selection with HAS_SELECTION a row sees, of the keys of its mask, those whose bits are set (common/chosen.cuh). A key that
+//           no row of the item chose is not read; a tile of such keys is neither loaded nor computed, which leaves every
+//           number as it was.
 // Steps     with HAS_STEPS rows stand as many slots further on as the counter says, and runs go as many tokens further;
 //           a tile is full only if it is in every step of the plan's room. A row that has ended sees nothing; an item of
 //           such rows is one without runs.
@@ -30,8 +33,8 @@
 // Limits    head dims are multiples of 8, parts of the value up to 256 lanes; K and V lie on 16 bytes, q on chunks.
 //           sm_80 and up, at most 99 KiB of shared memory.
 // Constants QUERIES, KEYS, STAGES, GROUP, HEAD_PARTS, HEAD_DIM, VALUE_DIM, VALUE_PARTS, USES_MATRIX_UNITS, QUERY_PARTS,
-//           WEIGHT_PARTS, SHARED_BYTES, HAS_SOFT_CAP, HAS_GAP, HAS_SHIFT, HAS_STEPS, HAS_TOKEN_SCALES, PAIRS_ARE_HALVES,
-//           ROPE_FIRST, ROPE_PAIRS, ROTATION (of outputs); storage q, k, v.
+//           WEIGHT_PARTS, SHARED_BYTES, HAS_SOFT_CAP, HAS_GAP, HAS_SHIFT, HAS_STEPS, HAS_TOKEN_SCALES, HAS_SELECTION,
+//           PAIRS_ARE_HALVES, ROPE_FIRST, ROPE_PAIRS, ROTATION (of outputs); storage q, k, v.
 // #include "common/prelude.cuh"
 // #include "common/warp.cuh"
 // #include "common/async.cuh"
@@ -50,6 +53,7 @@
 // #include "common/cursor.cuh"
 // #include "common/query.cuh"
 // #include "common/sight.cuh"
+// #include "common/chosen.cuh"
 // #include "common/unbounded.cuh"
 // #include "common/softmax.cuh"
 // #include "common/partial.cuh"
@@ -114,12 +118,16 @@ KERNEL(attention, AttentionArgs, THREADS, 2) {
 
         // -- the first tile is on its way
         Cursor cursor = {first_run, tables[first_run]};
-        find_places(shared, 0, cursor, last_run, args, pages, share);
+        bool is_found = find_places(shared, 0, cursor, last_run, args, rows, item[1], pages, share);
+        // Whether the tile that comes next is wanted: a tile of keys that nobody chose is neither loaded nor computed.
+        bool is_wanted = true;
         if (STAGES == 2) {
-            __syncthreads();
-            load_tile(shared, 0, args);
+            is_wanted = barrier_of_tile(is_found);
+            if (is_wanted) {
+                load_tile(shared, 0, args);
+            }
             advance(cursor, last_run, args);
-            find_places(shared, 1, cursor, last_run, args, pages, share);
+            is_found = find_places(shared, 1, cursor, last_run, args, rows, item[1], pages, share);
         }
 
         u32 tile = 0;
@@ -131,20 +139,27 @@ KERNEL(attention, AttentionArgs, THREADS, 2) {
             for (u32 token = tables[run]; token < run_end; token += KEYS, tile++) {
                 // -- load: behind the barrier the tile is there, and nobody reads the one before it
                 if (STAGES == 1) {
-                    __syncthreads();
-                    load_tile(shared, tile, args);
+                    is_wanted = barrier_of_tile(is_found);
+                    if (is_wanted) {
+                        load_tile(shared, tile, args);
+                    }
                 }
                 copy_async_wait<0>();
-                __syncthreads();
+                const bool is_next_wanted = barrier_of_tile(is_found);
                 Cursor next = {run, token};
                 advance(next, last_run, args);
                 if (STAGES == 2) {
-                    if (next.run != last_run) {
+                    if (next.run != last_run && is_next_wanted) {
                         load_tile(shared, tile + 1, args);
                     }
                     advance(next, last_run, args);
                 }
-                find_places(shared, tile + STAGES, next, last_run, args, pages, share);
+                is_found = find_places(shared, tile + STAGES, next, last_run, args, rows, item[1], pages, share);
+                const bool is_skipped = !is_wanted;
+                is_wanted = is_next_wanted;
+                if (is_skipped) {
+                    continue;
+                }
 
                 // -- score, mask, softmax, rescale
                 f32 s[KEY_TILES][4];
@@ -159,6 +174,9 @@ KERNEL(attention, AttentionArgs, THREADS, 2) {
                             mask(s, token, gap.first, gap.count, false);
                         }
                     }
+                    if (HAS_SELECTION) {
+                        mask_unchosen(s, args, rows, num_queries, query_of(thread_of_tile()), token);
+                    }
                     f32 shrink[2];
                     weigh(s, most, total, shrink);
                     rescale(out, shrink);
@@ -171,7 +189,7 @@ KERNEL(attention, AttentionArgs, THREADS, 2) {
                         const u32 mine = thread_of_tile() % 32;
                         add_unbounded(out, sight, gap, token, [&](u32 key, u32 n) {
                             return scaled(value_pair(shared.values[tile % STAGES], 0, key, n, mine), shared, tile, key);
-                        });
+                        }, [&](u32 i, u32 key) { return chose(args, rows, query + i * 8, key); });
                     }
                     __syncthreads();
                     clear_unbounded(reinterpret_cast<v_t*>(shared.values[tile % STAGES]),

@@ -48,7 +48,16 @@ fn main() -> Result<()> {
     let constants = LayerConstants::new(&device, &spec, Default::default())?;
     let plan = AttentionPlan::new(&device, &AttentionProblem { spec: &spec, cache: &cache, rows: &rows })?;
     println!("{plan}");
-    let args = AttentionArgs { q: &q, k: &k, v: &v, constants: &constants, gate: None, out: &out, lse: Some(&lse) };
+    let args = AttentionArgs {
+        q: &q,
+        k: &k,
+        v: &v,
+        constants: &constants,
+        selection: None,
+        gate: None,
+        out: &out,
+        lse: Some(&lse),
+    };
     // A workspace holds the tables of one plan; each plan that is in use at the same time has its own.
     plan.run(&args, &mut Workspace::new(&device)?)?;
 

@@ -66,7 +66,8 @@ fn prefill(device: &Device, spec: &LayerSpec) -> Result<Vec<f32>> {
     let out = Tensor::zeros(device, spec.dtype, &[n, heads, lanes])?;
     let plan = AttentionPlan::new(device, &AttentionProblem { spec, cache: &cache, rows: &rows })?;
     println!("{plan}");
-    let args = AttentionArgs { q: &q, k: &k, v: &v, constants: &constants, gate: None, out: &out, lse: None };
+    let args =
+        AttentionArgs { q: &q, k: &k, v: &v, constants: &constants, selection: None, gate: None, out: &out, lse: None };
     plan.run(&args, &mut Workspace::new(device)?)?;
     out.read_f32()
 }

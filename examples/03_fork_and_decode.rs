@@ -66,7 +66,7 @@ impl Layer {
 
         let rows: Vec<QueryRows> = appended.iter().map(|&a| a.into()).collect();
         let plan = AttentionPlan::new(&self.device, &AttentionProblem { spec: &self.spec, cache, rows: &rows })?;
-        let args = AttentionArgs { q: &q, k, v, constants, gate: None, out: &out, lse: None };
+        let args = AttentionArgs { q: &q, k, v, constants, selection: None, gate: None, out: &out, lse: None };
         plan.run(&args, &mut Workspace::new(&self.device)?)?;
         Ok((plan, out.read_f32()?))
     }

@@ -94,7 +94,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut encoder = gpu.create_command_encoder(&Default::default());
     let args = KvAppendArgs { packed: &packed, constants: &constants, q: &q, k: &k, v: &v };
     append.encode(&args, &mut append_space, &mut encoder)?;
-    let args = AttentionArgs { q: &q, k: &k, v: &v, constants: &constants, gate: None, out: &out, lse: None };
+    let args =
+        AttentionArgs { q: &q, k: &k, v: &v, constants: &constants, selection: None, gate: None, out: &out, lse: None };
     attend.encode(&args, &mut attend_space, &mut encoder)?;
     queue.submit([encoder.finish()]);
 

@@ -11,7 +11,7 @@
 // Numerics  f32 throughout, finite sentinels. Values of unseen keys are left out by selection and may hold anything.
 // Constants LANES, KEY_GROUPS, QUERIES_PER_LANE, KEYS_PER_LANE, GROUP, HEAD_PARTS, HEAD_CHUNKS, VALUE_CHUNKS (dims
 //           / 4), VALUE_PARTS, WRITES_STATES, HAS_SOFT_CAP, HAS_GAP, HAS_SHIFT, HAS_STEPS, HAS_TOKEN_SCALES,
-//           PAIRS_ARE_HALVES, ROPE_FIRST, ROPE_PAIRS; storage q, k, v, out.
+//           HAS_SELECTION, PAIRS_ARE_HALVES, ROPE_FIRST, ROPE_PAIRS; storage q, k, v, out.
 // #include "common/dtype.wgsl"
 // #include "common/lifetime.wgsl"
 // #include "common/steps.wgsl"
@@ -26,8 +26,11 @@ const LANE_CHUNKS: u32 = (PART_CHUNKS + KEY_GROUPS - 1u) / KEY_GROUPS;
 
 // Scores, then weights, of the tile: [query][key].
 var<workgroup> weights: array<f32, QUERIES * KEY_STRIDE>;
-// Tokens [x, y) of a partial run that each query sees.
+// Tokens [x, y) of a partial run that each query sees; with HAS_SELECTION a bit for each key of the tile that it sees and
+// chose.
 var<workgroup> seen: array<vec2<u32>, QUERIES>;
+// With HAS_SELECTION, the number of the last tile of which some query chose a key.
+var<workgroup> last_chosen: atomic<u32>;
 // Greatest score of each key group: the maximum of the tile without another look at its scores.
 var<workgroup> group_most: array<f32, QUERIES * KEY_GROUPS>;
 // First chunk of each key's part of its value.
@@ -39,6 +42,20 @@ var<workgroup> value_scales: array<f32, KEYS>;
 var<workgroup> most: array<f32, QUERIES>;
 var<workgroup> total: array<f32, QUERIES>;
 var<workgroup> rescale: array<f32, QUERIES>;
+
+fn bits_below(n: u32) -> u32 {
+    return select((1u << (n % 32u)) - 1u, 0xffffffffu, n >= 32u);
+}
+
+// A bit for each of 64 tokens from `first` on that lies within [tokens.x, tokens.y) and that the row at `row` chose.
+fn chosen_within(row: u32, first: u32, tokens: vec2<u32>) -> vec2<u32> {
+    let ends = max(tokens, vec2<u32>(first)) - first;
+    let upper = max(ends, vec2<u32>(32u)) - 32u;
+    return vec2<u32>(
+        chosen(row, first) & bits_below(ends.y) & ~bits_below(ends.x),
+        chosen(row, first + 32u) & bits_below(upper.y) & ~bits_below(upper.x),
+    );
+}
 
 @compute @workgroup_size(LANES)
 fn attention(
@@ -84,6 +101,7 @@ fn attention(
         total[query] = 0.0;
     }
 
+    var number = 0u;
     for (var r = 0u; r < num_runs; r++) {
         let run = runs + r * 8u;
         let run_end = end_of_seen(run);
@@ -98,8 +116,26 @@ fn attention(
         for (var tile = tables[run]; tile < run_end; tile += KEYS) {
             let num_keys = min(KEYS, run_end - tile);
 
+            // -- which keys of the tile the queries chose: a tile of which none did any would change nothing
+            number++;
+            if HAS_SELECTION {
+                for (var query = lane; query < num_queries; query += LANES) {
+                    let row = rows + query / GROUP * 8u;
+                    var tokens = vec2<u32>(tile, run_end);
+                    if !is_full {
+                        tokens = min(tokens_seen(row, run), vec2<u32>(run_end));
+                    }
+                    seen[query] = chosen_within(row, tile, tokens);
+                    if any(seen[query] != vec2<u32>(0u)) {
+                        atomicStore(&last_chosen, number);
+                    }
+                }
+                workgroupBarrier();
+            }
+            let is_wanted = !HAS_SELECTION || atomicLoad(&last_chosen) == number;
+
             // -- load | score | mask
-            if is_busy {
+            if is_busy && is_wanted {
                 var key_base: array<u32, KEYS_PER_LANE>;
                 var key_scales: array<f32, KEYS_PER_LANE>;
                 for (var j = 0u; j < KEYS_PER_LANE; j++) {
@@ -139,7 +175,7 @@ fn attention(
                 for (var i = 0u; i < QUERIES_PER_LANE; i++) {
                     let query = query_group * QUERIES_PER_LANE + i;
                     var tokens = vec2<u32>(0u, 0xffffffffu);
-                    if !is_full {
+                    if HAS_SELECTION || !is_full {
                         tokens = seen[query];
                     }
                     var gap = vec2<u32>(0u, 0u);
@@ -157,6 +193,10 @@ fn attention(
                         }
                         let token = tile + j * KEY_GROUPS + key_group;
                         var is_seen = token >= tokens.x && token < tokens.y && token < run_end;
+                        if HAS_SELECTION {
+                            let bit = j * KEY_GROUPS + key_group;
+                            is_seen = ((tokens[bit / 32u] >> (bit % 32u)) & 1u) == 1u;
+                        }
                         if HAS_GAP {
                             is_seen = is_seen && !(token >= gap.x && token < gap.y);
                         }
@@ -170,7 +210,7 @@ fn attention(
             workgroupBarrier();
 
             // -- softmax
-            for (var query = lane; query < num_queries; query += LANES) {
+            for (var query = lane; is_wanted && query < num_queries; query += LANES) {
                 var grown = most[query];
                 for (var g = 0u; g < KEY_GROUPS; g++) {
                     grown = max(grown, group_most[query * KEY_GROUPS + g]);
@@ -192,7 +232,7 @@ fn attention(
             workgroupBarrier();
 
             // -- accumulate
-            if is_busy {
+            if is_busy && is_wanted {
                 for (var i = 0u; i < QUERIES_PER_LANE; i++) {
                     let shrink = rescale[query_group * QUERIES_PER_LANE + i];
                     for (var c = 0u; c < LANE_CHUNKS; c++) {

@@ -9,8 +9,8 @@
 //           an array of as many elements: hence arrays of arrays. Loops over chunks and over a lane's queries that load
 //           must not be unrolled (every load in the text costs time to compile): flat arrays, counts known at run time.
 // Constants LANES, SUBGROUP, QUERIES_PER_LANE, KEYS_PER_LANE, GROUP, HEAD_PARTS, HEAD_CHUNKS, VALUE_CHUNKS (dims / 4),
-//           VALUE_PARTS, WRITES_STATES, HAS_SOFT_CAP, HAS_GAP, HAS_SHIFT, HAS_STEPS, HAS_TOKEN_SCALES, PAIRS_ARE_HALVES,
-//           ROPE_FIRST, ROPE_PAIRS; storage q, k, v, out.
+//           VALUE_PARTS, WRITES_STATES, HAS_SOFT_CAP, HAS_GAP, HAS_SHIFT, HAS_STEPS, HAS_TOKEN_SCALES, HAS_SELECTION,
+//           PAIRS_ARE_HALVES, ROPE_FIRST, ROPE_PAIRS; storage q, k, v, out.
 // #include "common/dtype.wgsl"
 // #include "common/lifetime.wgsl"
 // #include "common/steps.wgsl"
@@ -94,6 +94,19 @@ fn attention_subgroup(
         let begin = tables[run] + (max(subgroupMin(some_see.x), tables[run]) - tables[run]) / KEYS * KEYS;
         let end = subgroupMax(some_see.y);
         for (var tile = begin; tile < end; tile += KEYS) {
+            // -- which of the keys my queries chose: a step of keys that no query of the subgroup did would change nothing
+            var choice: array<u32, QUERIES_PER_LANE>;
+            if HAS_SELECTION {
+                var some = 0u;
+                for (var i = 0u; i < mine; i++) {
+                    choice[i] = chosen(row[i], tile);
+                    some |= choice[i] & ((1u << KEYS) - 1u);
+                }
+                if !subgroupAny(some != 0u) {
+                    continue;
+                }
+            }
+
             // -- where my keys lie
             var key_base: array<u32, KEYS_PER_LANE>;
             var value_base: array<u32, KEYS_PER_LANE>;
@@ -155,6 +168,9 @@ fn attention_subgroup(
                         var is_seen = token >= seen[i].x && token < seen[i].y;
                         if HAS_GAP {
                             is_seen = is_seen && !(token >= gap[i].x && token < gap[i].y);
+                        }
+                        if HAS_SELECTION {
+                            is_seen = is_seen && ((choice[i] >> (j * SUBGROUP + l)) & 1u) == 1u;
                         }
                         score = select(NOTHING, score, is_seen);
                         scores[j][l][i] = score;

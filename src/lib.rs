@@ -45,3 +45,8 @@ pub use wgpu;
 #[cfg(doctest)]
 #[doc = include_str!("../docs/contemplating.md")]
 struct Contemplating;
+
+/// And that of `docs/select.md`.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/select.md")]
+struct Select;

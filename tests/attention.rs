@@ -351,7 +351,16 @@ fn cuda_takes_k_and_v_on_16_bytes() {
         plan.warm_up(&mut workspace).unwrap();
         let mut run = |k: &Tensor, v: &Tensor| {
             plan.run(
-                &AttentionArgs { q: &q, k, v, constants: &constants, gate: None, out: &out, lse: None },
+                &AttentionArgs {
+                    q: &q,
+                    k,
+                    v,
+                    constants: &constants,
+                    selection: None,
+                    gate: None,
+                    out: &out,
+                    lse: None,
+                },
                 &mut workspace,
             )
         };
@@ -423,7 +432,16 @@ fn constants_of_another_layer_kind_are_refused() {
         let constants = LayerConstants::new(device, &plain, Default::default()).unwrap();
         let (q, out) = (zeros(&[2, 4, 16]), zeros(&[2, 4, 16]));
         let (k, v) = (zeros(&[1, 2, 16, 16]), zeros(&[1, 2, 16, 16]));
-        let args = AttentionArgs { q: &q, k: &k, v: &v, constants: &constants, gate: None, out: &out, lse: None };
+        let args = AttentionArgs {
+            q: &q,
+            k: &k,
+            v: &v,
+            constants: &constants,
+            selection: None,
+            gate: None,
+            out: &out,
+            lse: None,
+        };
         let error = plan.run(&args, &mut Workspace::new(device).unwrap()).unwrap_err();
         assert!(matches!(error, Error::Invalid { argument: "constants", .. }), "{device}: {error}");
     }

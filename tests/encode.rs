@@ -56,7 +56,16 @@ fn an_engine_encodes_and_submits() {
         let plan =
             AttentionPlan::new(device, &AttentionProblem { spec: &spec, cache: &cache, rows: &rows }).expect("a plan");
         let constants = LayerConstants::new(device, &spec, Default::default()).expect("no weights");
-        let args = AttentionArgs { q: &q, k: &k, v: &v, constants: &constants, gate: None, out: &out, lse: None };
+        let args = AttentionArgs {
+            q: &q,
+            k: &k,
+            v: &v,
+            constants: &constants,
+            selection: None,
+            gate: None,
+            out: &out,
+            lse: None,
+        };
         let mut workspace = Workspace::new(device).expect("memory");
         if encode {
             let mut encoder = engine.create_command_encoder(&Default::default());
@@ -85,7 +94,16 @@ fn an_engine_encodes_and_submits() {
         AttentionPlan::new(&device, &AttentionProblem { spec: &spec, cache: &cache, rows: &rows }).expect("a plan");
     let constants = LayerConstants::new(&device, &spec, Default::default()).expect("no weights");
     let host = Tensor::zeros(&reference, DType::F32, k.shape()).expect("memory");
-    let args = AttentionArgs { q: &q, k: &host, v: &v, constants: &constants, gate: None, out: &out, lse: None };
+    let args = AttentionArgs {
+        q: &q,
+        k: &host,
+        v: &v,
+        constants: &constants,
+        selection: None,
+        gate: None,
+        out: &out,
+        lse: None,
+    };
     let mut workspace = Workspace::new(&device).expect("memory");
     let error = plan.run(&args, &mut workspace).expect_err("memory of another device");
     assert!(matches!(error, Error::Invalid { argument: "k", .. }), "{error}");

@@ -63,7 +63,8 @@ fn encode(device: &Device, spec: &LayerSpec, batch: &Batch) -> Vec<f32> {
     KvAppendPlan::new(device, &problem).unwrap().run(&args, &mut Workspace::new(device).unwrap()).unwrap();
     let plan = AttentionPlan::new(device, &AttentionProblem { spec, cache: &cache, rows: &queries }).unwrap();
     let out = poisoned(device, spec.dtype, &[rows, spec.num_q_heads, spec.head_dim_v]);
-    let args = AttentionArgs { q: &q, k: &k, v: &v, constants: &constants, gate: None, out: &out, lse: None };
+    let args =
+        AttentionArgs { q: &q, k: &k, v: &v, constants: &constants, selection: None, gate: None, out: &out, lse: None };
     plan.run(&args, &mut Workspace::new(device).unwrap()).unwrap();
     out.read_f32().unwrap()
 }

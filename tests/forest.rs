@@ -242,6 +242,7 @@ impl Ready {
             k: &self.k,
             v: &self.v,
             constants: &self.constants,
+            selection: None,
             gate: self.gate.as_ref(),
             out: &out,
             lse: Some(&lse),
@@ -365,7 +366,7 @@ fn outputs_take_the_place_of_their_own_query_only() {
         let (q, moved) = (at(0), at(heads * dim));
         q.write_f32(&ready.q.read_f32().expect("a read")).expect("a write");
         let Ready { plan, k, v, constants, .. } = &ready;
-        let args = AttentionArgs { q: &q, k, v, constants, gate: None, out: &moved, lse: None };
+        let args = AttentionArgs { q: &q, k, v, constants, selection: None, gate: None, out: &moved, lse: None };
         let refused = plan.run(&args, &mut workspace).unwrap_err();
         assert!(refused.to_string().contains("out"), "{refused}");
         plan.run(&AttentionArgs { out: &q, ..args }, &mut workspace).expect("a run");

@@ -62,7 +62,7 @@ fn attend(
     let out = poisoned(device, DType::F32, &[queries, heads, spec.head_dim_v]);
     let lse = poisoned(device, DType::F32, &[queries, heads]);
     let problem = AttentionProblem { spec, cache: &stream.cache, rows: &stream.rows };
-    let args = AttentionArgs { q, k, v, constants, gate, out: &out, lse: Some(&lse) };
+    let args = AttentionArgs { q, k, v, constants, selection: None, gate, out: &out, lse: Some(&lse) };
     let plan = AttentionPlan::new(device, &problem).unwrap();
     plan.run(&args, &mut Workspace::new(device).unwrap()).unwrap();
     let want = by_row(golden.values("attn.lse"), heads, queries);

@@ -122,8 +122,16 @@ fn run(device: &Device, form: &Form, cache: &KvCache, rows: &[QueryRows]) -> [Te
     let first = rows[0].first_slot as usize * heads * dim;
     let q = Tensor::with_strides(q.buffer().clone(), DType::F32, first, &[n, heads, dim], &[heads * dim, dim, 1]);
     let (out, lse) = (f32s(&[n, heads, spec.head_dim_v]), f32s(&[n, heads]));
-    let args =
-        AttentionArgs { q: &q.unwrap(), k: &k, v: &v, constants: &constants, gate: None, out: &out, lse: Some(&lse) };
+    let args = AttentionArgs {
+        q: &q.unwrap(),
+        k: &k,
+        v: &v,
+        constants: &constants,
+        selection: None,
+        gate: None,
+        out: &out,
+        lse: Some(&lse),
+    };
     plan.run(&args, &mut Workspace::new(device).unwrap()).unwrap();
     [out, lse, k]
 }
@@ -247,7 +255,16 @@ fn v_in_k_is_refused_where_it_is_not() {
         let plan = AttentionPlan::new(device, &AttentionProblem { spec: &plain, cache: &cache, rows }).unwrap();
         let (apart, view) = (zeros(&[2, 1, PAGE_SIZE, 16]), k.first_lanes(16).unwrap());
         for (v, is_right) in [(&apart, false), (&view, true)] {
-            let args = AttentionArgs { q: &q, k: &k, v, constants: &constants, gate: None, out: &out, lse: None };
+            let args = AttentionArgs {
+                q: &q,
+                k: &k,
+                v,
+                constants: &constants,
+                selection: None,
+                gate: None,
+                out: &out,
+                lse: None,
+            };
             let ran = plan.run(&args, &mut Workspace::new(device).unwrap());
             match is_right {
                 true => ran.unwrap(),

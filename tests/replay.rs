@@ -126,7 +126,10 @@ impl Team {
     fn args(&self) -> (KvAppendArgs<'_>, AttentionArgs<'_>) {
         let Team { packed, constants, q, k, v, out, .. } = self;
         let (gate, lse) = (self.gate.as_ref(), Some(&self.lse));
-        (KvAppendArgs { packed, constants, q, k, v }, AttentionArgs { q, k, v, constants, gate, out, lse })
+        (
+            KvAppendArgs { packed, constants, q, k, v },
+            AttentionArgs { q, k, v, constants, selection: None, gate, out, lse },
+        )
     }
 
     fn run(&mut self, (append, attention): &(KvAppendPlan, AttentionPlan)) -> Result<()> {

@@ -2,6 +2,8 @@
 //! included; of real numbers the chosen ones are those of the greatest scores, up to rounding.
 //! Planted and seen red: all units of the least chosen score taken (CUDA kernel: table, ties); no clamp of products at 0
 //! (shader: table).
+#[path = "select/attend.rs"]
+mod attend;
 mod harness;
 
 use colatent::attention::QueryRows;

@@ -322,7 +322,10 @@ impl Ready {
         match &self.work {
             Work::Attention { plan, memory: m, .. } => {
                 let (q, k, v, constants, out) = (&m.q, &m.k, &m.v, &m.constants, &m.out);
-                plan.run(&AttentionArgs { q, k, v, constants, gate: None, out, lse: None }, &mut self.workspace)
+                plan.run(
+                    &AttentionArgs { q, k, v, constants, selection: None, gate: None, out, lse: None },
+                    &mut self.workspace,
+                )
             }
             Work::KvAppend { plan, packed, memory: m } => {
                 let (q, k, v, constants) = (&m.q, &m.k, &m.v, &m.constants);

@@ -157,7 +157,7 @@ impl Ready {
     /// Runs once and waits.
     pub fn run(&mut self) {
         let [q, k, v, out] = &self.tensors;
-        let args = AttentionArgs { q, k, v, constants: &self.constants, gate: None, out, lse: None };
+        let args = AttentionArgs { q, k, v, constants: &self.constants, selection: None, gate: None, out, lse: None };
         self.plan.run(&args, &mut self.workspace).expect("a run");
         self.device.synchronize().expect("the device");
     }

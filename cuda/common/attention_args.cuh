@@ -27,7 +27,8 @@ struct AttentionParams {
     u32 scale_page_stride;
     u32 scale_head_stride;
     u32 scale_token_stride;
-    u32 pad[2];
+    u32 selection_words; // of a row
+    u32 selection_size;  // words of all rows
 };
 
 struct AttentionArgs {
@@ -47,6 +48,7 @@ struct AttentionArgs {
     const u32* steps; // see steps.cuh
     const f32* k_scales; // [page, KV head, slot], or null
     const f32* v_scales;
+    const u32* selection; // see chosen.cuh, or null
 };
 
 // One past the last token of a run that may be seen at this step: the bound of the first step, and a token a step.

@@ -1,6 +1,6 @@
 // tile.cuh: the tiles of queries, keys and values that a workgroup shares, and how they get there: places of keys
 // first, one thread per key through the page table, then asynchronous copies of 16 bytes. After async.cuh,
-// fragment.cuh, cursor.cuh and token_scales.cuh.
+// fragment.cuh, cursor.cuh, token_scales.cuh, chosen.cuh and unbounded.cuh.
 
 // A warp for 16 queries.
 constexpr u32 THREADS = QUERIES * 2;
@@ -42,17 +42,30 @@ template <u32 ROW, class Byte> DEVICE Byte* chunk_at(Byte* tile, u32 rows, u32 r
     return tile + (row * ROW + turned) * 16 + (rows * ROW + chunks) * 128;
 }
 
-// Finds where the keys of tile number `tile` lie, if there is one; `pages` is a word of the tables. Places are there
-// after a barrier.
-DEVICE void find_places(Shared& shared, u32 tile, Cursor cursor, u32 last_run, const AttentionArgs& args, u32 pages,
-                        u32 share) {
+// Finds where the keys of tile number `tile` lie, if there is one; `rows` and `pages` are words of the tables. Places are
+// there after a barrier. A key that no row of the item chose has none: it is not read. Returns whether this thread's has.
+DEVICE bool find_places(Shared& shared, u32 tile, Cursor cursor, u32 last_run, const AttentionArgs& args, u32 rows,
+                        u32 num_rows, u32 pages, u32 share) {
     if (cursor.run == last_run || threadIdx.x >= KEYS) {
-        return;
+        return false;
     }
-    const Place place = place_of(cursor, threadIdx.x, args, pages, share);
+    Place place = place_of(cursor, threadIdx.x, args, pages, share);
+    if (HAS_SELECTION && place.key != NOWHERE && !is_chosen(args, rows, num_rows, cursor.token + threadIdx.x)) {
+        place = Place{NOWHERE, NOWHERE};
+    }
     shared.key_places[tile % 2][threadIdx.x] = place.key;
     shared.value_places[tile % 2][threadIdx.x] = place.value;
     find_scales(shared, tile, cursor, args, pages, share);
+    return place.key != NOWHERE;
+}
+
+// A barrier; behind it, whether the tile of which the threads found these keys has any that somebody chose.
+DEVICE bool barrier_of_tile(bool is_found) {
+    if (HAS_SELECTION) {
+        return __syncthreads_or(is_found) != 0;
+    }
+    __syncthreads();
+    return true;
 }
 
 // Starts the copy of what the places say, CHUNKS chunks of 16 bytes of each key, into rows of ROW chunks. 8 lanes share

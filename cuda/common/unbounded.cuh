@@ -34,13 +34,23 @@ DEVICE bool is_unbounded(f32 x) {
     return (__float_as_uint(x) & 0x7f800000) == 0x7f800000;
 }
 
+// Of queries that see all keys of their mask.
+struct ChoseAll {
+    __device__ bool operator()(u32, u32) const {
+        return true;
+    }
+};
+
 // Adds what is NaN or infinite in a tile of values, and nothing else, to the outputs of the queries that see it.
-// value_pair(key, n): this thread's lanes in group n of 8 lanes of the value.
-template <class ValuePair>
-DEVICE void add_unbounded(f32 (&o)[VALUE_TILES][4], const Sight& sight, const Gap& gap, u32 token, ValuePair value_pair) {
+// value_pair(key, n): this thread's lanes in group n of 8 lanes of the value; chose(i, token): whether query i of the
+// thread's chose a token of its mask.
+template <class ValuePair, class Chose = ChoseAll>
+DEVICE void add_unbounded(f32 (&o)[VALUE_TILES][4], const Sight& sight, const Gap& gap, u32 token, ValuePair value_pair,
+                          Chose chose = {}) {
 #pragma unroll 1
     for (u32 key = 0; key < KEYS; key++) {
-        const bool is_seen[2] = {sees(sight, gap, 0, token + key), sees(sight, gap, 1, token + key)};
+        const bool is_seen[2] = {sees(sight, gap, 0, token + key) && chose(0, token + key),
+                                 sees(sight, gap, 1, token + key) && chose(1, token + key)};
 #pragma unroll
         for (u32 n = 0; n < VALUE_TILES; n++) {
             const Pair v = value_pair(key, n);

@@ -148,7 +148,16 @@ impl Engine {
             t.packed.buffer().write(0, bytemuck::cast_slice(&packed))?;
             let LayerMemory { constants, k, v } = memory;
             append.run(&KvAppendArgs { packed: &t.packed, constants, q: &t.q, k, v }, &mut workspaces.append)?;
-            let args = AttentionArgs { q: &t.q, k, v, constants, gate: Some(&t.gate), out: &t.out, lse: None };
+            let args = AttentionArgs {
+                q: &t.q,
+                k,
+                v,
+                constants,
+                selection: None,
+                gate: Some(&t.gate),
+                out: &t.out,
+                lse: None,
+            };
             attention.run(&args, &mut workspaces.attention)?;
             self.tiles += attention.stats();
             let attended = t.out.read_f32()?;

@@ -64,6 +64,7 @@ impl Verifier {
             k: &k,
             v: &v,
             constants: &self.constants[layer],
+            selection: None,
             gate: gate.as_ref(),
             out: &out,
             lse: None,

@@ -104,7 +104,7 @@ impl Step {
         let constants = &LayerConstants::new(device, spec, weights)?;
         let append = KvAppendArgs { packed: &packed, constants, q: &q, k: &k, v: &v };
         self.kv_append(device)?.run(&append, &mut Workspace::new(device)?)?;
-        let args = AttentionArgs { q: &q, k: &k, v: &v, constants, gate: None, out: &out, lse: None };
+        let args = AttentionArgs { q: &q, k: &k, v: &v, constants, selection: None, gate: None, out: &out, lse: None };
         self.attention(device)?.run(&args, &mut Workspace::new(device)?)?;
         out.read_f32()
     }

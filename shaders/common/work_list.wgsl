@@ -8,9 +8,11 @@
 // Steps     with HAS_STEPS rows stand as many slots further on as the counter says, and runs go as many tokens further;
 //           a tile is full only if it is in every step of the plan's room. A row that has ended sees nothing; an item of
 //           such rows is one without runs.
+// Selection with HAS_SELECTION a row sees, of the keys of its mask, those whose bits are set: [row, selection_words], bit
+//           s % 32 of word s / 32 for slot s of its view.
 // Output    with WRITES_STATES partial states: [state, num_q_heads] of value and (lse, -, -, -), f32, which merge.wgsl puts
 //           together. Without, where every row has one state that needs no epilogue, the rows [row, num_q_heads, value dim].
-// Constants GROUP, HEAD_PARTS, VALUE_CHUNKS, VALUE_PARTS, WRITES_STATES, HAS_SHIFT, HAS_STEPS, HAS_TOKEN_SCALES,
+// Constants GROUP, HEAD_PARTS, VALUE_CHUNKS, VALUE_PARTS, WRITES_STATES, HAS_SHIFT, HAS_STEPS, HAS_TOKEN_SCALES, HAS_SELECTION,
 //           PAIRS_ARE_HALVES, ROPE_FIRST, ROPE_PAIRS; storage q, k, v, out. Needs dtype.wgsl, lifetime.wgsl and steps.wgsl.
 
 struct AttentionParams {
@@ -38,8 +40,8 @@ struct AttentionParams {
     scale_page_stride: u32,
     scale_head_stride: u32,
     scale_token_stride: u32,
-    pad_0: u32,
-    pad_1: u32,
+    selection_words: u32, // of a row
+    selection_size: u32, // words of all rows
     out_offset: u32,
     out_row_stride: u32,
     out_head_stride: u32,
@@ -53,6 +55,7 @@ struct AttentionParams {
 @group(0) @binding(5) var<storage, read_write> out: array<out_chunk>;
 @group(0) @binding(6) var<storage, read> steps: array<u32>;
 @group(0) @binding(7) var<storage, read> scales: array<f32>;
+@group(0) @binding(8) var<storage, read> selection: array<u32>;
 
 // What a workgroup has of an item. An item is launched once per KV head, part of its query heads (GROUP of them) and part
 // of the value (PART_CHUNKS chunks). Parts of the value have the same scores, each computed again; the first of them
@@ -192,4 +195,21 @@ fn store_lse(share: Share, place: u32, most: f32, total: f32) {
         let lse = select((most + log2(total)) * LN_2, NOTHING, total == 0.0);
         out[place + VALUE_CHUNKS] = pack_out(vec4<f32>(lse, 0.0, 0.0, 0.0));
     }
+}
+
+// A word of the selection; what lies outside is 0.
+fn selection_word(word: u32) -> u32 {
+    if word < params.selection_size {
+        return selection[word];
+    }
+    return 0u;
+}
+
+// What the row at `row` chose of 32 tokens from `token` on, a bit each. Bits are counted modulo 2^32 from the first row on;
+// those of tokens that the row's view does not see mean nothing.
+fn chosen(row: u32, token: u32) -> u32 {
+    let bit = tables[row] * params.selection_words * 32u + tables[row + 2u] + token;
+    let shift = bit % 32u;
+    let high = selection_word(bit / 32u + 1u) << ((32u - shift) % 32u);
+    return (selection_word(bit / 32u) >> shift) | select(high, 0u, shift == 0u);
 }

@@ -49,9 +49,10 @@ pub(super) struct Args {
     steps: u64,
     k_scales: u64,
     v_scales: u64,
+    selection: u64,
 }
 
-const _: () = assert!(size_of::<Args>() == 320);
+const _: () = assert!(size_of::<Args>() == 328);
 
 /// Matrix products take q and K, weights and V as one 16-bit type; everything else is done in f32.
 fn uses_matrix_units(spec: &LayerSpec) -> bool {
@@ -142,6 +143,7 @@ fn variant(
         .bool("HAS_SHIFT", rope.is_some())
         .bool("HAS_STEPS", has_steps)
         .bool("HAS_TOKEN_SCALES", spec.kv_scale == KvScale::Token)
+        .bool("HAS_SELECTION", spec.indexer.is_some())
         .bool("PAIRS_ARE_HALVES", rope.is_some_and(|r| r.pairing == Pairing::Half))
         .u32("ROPE_FIRST", rope.map_or(0, |r| r.first_lane))
         .u32("ROPE_PAIRS", rope.map_or(1, |r| r.inv_freq.len()))
@@ -160,12 +162,13 @@ pub(super) fn portable_variant(spec: &LayerSpec) -> Variant {
 /// One variant for each value of each constant, and the tiles that registers limit with everything on: what offline
 /// compilation compiles, for any architecture.
 pub(super) fn covering_variants() -> Vec<Variant> {
-    use crate::layer::Rope;
-    let of = |(dim, dim_v, group), (dtype, kv_dtype), [cap, gap, shift, steps]: [bool; 4]| {
+    use crate::layer::{Indexer, Rope};
+    let of = |(dim, dim_v, group), (dtype, kv_dtype), [cap, gap, shift, steps, selection]: [bool; 5]| {
         let mut spec = LayerSpec::new(group, 1, dim);
         spec.head_dim_v = dim_v;
         (spec.dtype, spec.kv_dtype) = (dtype, kv_dtype);
         spec.soft_cap = cap.then_some(50.0);
+        spec.indexer = selection.then_some(Indexer { heads: 1, dim: 8, count: 1, block: 1 });
         spec.rope = Some(Rope::plain(dim, 1e4, [Pairing::Half, Pairing::Adjacent][usize::from(gap)]));
         variant(Arch { major: 8, minor: 0 }, &spec, [gap, shift, steps], 1).0
     };
@@ -175,7 +178,7 @@ pub(super) fn covering_variants() -> Vec<Variant> {
     for (i, dim) in (8..=256).step_by(8).enumerate() {
         let dim_v = [dim, 264 - dim, dim][i % 3];
         let shape = (dim, dim_v, [1, 2, 3, 5, 7, 8, 16][i % 7]);
-        all.push(of(shape, types[i % types.len()], [i % 2 == 0, i % 4 == 0, i % 3 != 0, i % 5 < 2]));
+        all.push(of(shape, types[i % types.len()], [i % 2 == 0, i % 4 == 0, i % 3 != 0, i % 5 < 2, i % 7 < 3]));
     }
     // Outputs that turn back.
     for (dim, pairing) in [(64, Pairing::Half), (128, Pairing::Half), (512, Pairing::Adjacent), (512, Pairing::Half)] {
@@ -200,10 +203,10 @@ pub(super) fn covering_variants() -> Vec<Variant> {
         }
     }
     // Parts of a group and of the value.
-    all.push(of((512, 512, 128), (F32, BF16), [false; 4]));
+    all.push(of((512, 512, 128), (F32, BF16), [false; 5]));
     for (dim, dim_v) in [(64, 64), (128, 128), (192, 128), (256, 192), (256, 256), (320, 256), (576, 512)] {
         for dtypes in [(BF16, BF16), (F32, F32)] {
-            all.extend([[false; 4], [true; 4]].map(|flags| of((dim, dim_v, 4), dtypes, flags)));
+            all.extend([[false; 5], [true; 5]].map(|flags| of((dim, dim_v, 4), dtypes, flags)));
         }
     }
     all
@@ -349,6 +352,10 @@ pub(super) fn run(
     };
     let scales = ScalePlaces { offsets: [0; 2], ..ScalePlaces::of(OP, args.k, args.v)? };
     let [k_scales, v_scales] = ScalePlaces::addresses(gpu, OP, args.k, args.v)?;
+    let selection = match args.selection {
+        Some(selection) => selection.block(gpu, OP, "selection")?.address(),
+        None => 0,
+    };
     let (variant, memory) = plan_variant(plan, list);
     let kernel = gpu.kernel(&variant)?;
     let space = load(plan, list, gpu, workspace)?;
@@ -377,6 +384,7 @@ pub(super) fn run(
         steps,
         k_scales,
         v_scales,
+        selection,
     };
     let is_sm90 = sm90::serves(gpu.arch(), spec);
     let keys_of_box = sm90::keys_of_box(&plan.tile, plan.page_size);

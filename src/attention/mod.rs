@@ -20,7 +20,7 @@ mod cuda;
 mod merge_lists;
 mod params;
 mod plan;
-mod problem;
+pub(crate) mod problem;
 mod reference;
 #[cfg(feature = "cuda")]
 mod sm90;

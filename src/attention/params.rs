@@ -33,7 +33,9 @@ pub(crate) struct AttentionParams {
     pub scale_page_stride: u32,
     pub scale_head_stride: u32,
     pub scale_token_stride: u32,
-    pub pad: [u32; 2],
+    /// Words of a row of the selection, and of all rows.
+    pub selection_words: u32,
+    pub selection_size: u32,
 }
 
 impl AttentionParams {
@@ -65,7 +67,8 @@ impl AttentionParams {
             scale_page_stride: scales.strides[0],
             scale_head_stride: scales.strides[1],
             scale_token_stride: scales.strides[2],
-            pad: [0; 2],
+            selection_words: plan.selection_words as u32,
+            selection_size: (plan.num_rows * plan.selection_words) as u32,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What a launch will do: pure host arithmetic, the same for every layer of a kind.
 
-use super::problem::{AttentionProblem, OP};
+use super::problem::{AttentionProblem, OP, selection_words};
 use super::reference::Snapshot;
 use super::worklist::{Tile, WorkList};
 use crate::backend::next_plan_id;
@@ -19,6 +19,7 @@ pub struct AttentionPlan {
     pub(crate) num_rows: usize,
     pub(crate) num_pages: usize,
     pub(crate) page_size: usize,
+    pub(crate) selection_words: usize,
     pub(crate) tile: Tile,
     pub(crate) work: Work,
     /// The counter that the rows move with.
@@ -77,6 +78,10 @@ impl AttentionPlan {
         let room = steps.as_ref().map_or(1, Steps::room);
         problem.validate(room)?;
         let spec = problem.spec;
+        let selection_words = match spec.indexer {
+            Some(_) => selection_words(OP, problem.cache, problem.rows)?,
+            None => 0,
+        };
         let tile = Tile::new(device, spec);
         let work = match device {
             Device::Reference => Work::Views(Snapshot::new(problem)?),
@@ -92,6 +97,7 @@ impl AttentionPlan {
             num_rows: problem.num_rows(),
             num_pages: problem.cache.num_pages(),
             page_size: problem.cache.page_size(),
+            selection_words,
             tile,
             work,
             steps,
@@ -116,7 +122,13 @@ impl AttentionPlan {
         self.num_rows
     }
 
-    /// What the launch loads. The reference loads no tiles.
+    /// Words of a row of the selection: a bit for every slot of the longest view, as of a [`crate::select::SelectPlan`] of
+    /// the same rows. 0 for layer kinds without an indexer.
+    pub fn selection_words(&self) -> usize {
+        self.selection_words
+    }
+
+    /// What the launch loads: with a selection, at most. The reference loads no tiles.
     pub fn stats(&self) -> Stats {
         match &self.work {
             Work::Views(_) => Stats::default(),

@@ -6,7 +6,7 @@ use super::AttentionPlan;
 use crate::kv::{Appended, Birth, KvCache, Modality, ViewId};
 use crate::layer::{LayerConstants, LayerSpec};
 use crate::merge::problem::{expect_positions, validate_outputs};
-use crate::{Error, Result, Tensor};
+use crate::{Buffer, Error, Result, Tensor};
 
 pub(crate) const OP: &str = "attention";
 
@@ -28,6 +28,22 @@ impl From<Appended> for QueryRows {
     fn from(a: Appended) -> Self {
         QueryRows { view: a.view, first_slot: a.first_slot, len: a.len, gap: None }
     }
+}
+
+/// Words of a row of a selection: a bit for every slot of the longest view of these rows, in 32-bit words. Refuses
+/// selections that are too large for a bit to have a 32-bit number.
+pub(crate) fn selection_words(op: &'static str, cache: &KvCache, rows: &[QueryRows]) -> Result<usize> {
+    let (mut slots, mut num_rows) = (0, 0);
+    for rows in rows {
+        slots = slots.max(cache.view(rows.view)?.next_slot());
+        num_rows += rows.len as usize;
+    }
+    let words = (slots as usize).div_ceil(32).max(1);
+    if num_rows.saturating_mul(words) >= 1 << 27 {
+        let got = format!("{num_rows} rows of {words} words");
+        return Err(Error::unsupported(op, got, "fewer than 2^27 words in all"));
+    }
+    Ok(words)
 }
 
 /// One launch: a layer kind, a cache, and the rows of all agents in the order in which they lie in `q` and `out`.
@@ -110,6 +126,9 @@ pub struct AttentionArgs<'a> {
     pub v: &'a Tensor,
     /// The layer's constants.
     pub constants: &'a LayerConstants,
+    /// The keys that each row chose, iff the layer has an [indexer](LayerSpec::indexer): `rows * plan.selection_words()`
+    /// words of 32 bits, bit `s % 32` of word `s / 32` of a row for slot `s` of its view, as [`crate::select`] writes them.
+    pub selection: Option<&'a Buffer>,
     /// Gates `[rows, num_q_heads, head_dim_v]` of the layer's dtype, iff the layer has a gate; `[rows, num_q_heads, 1]` for
     /// one per head.
     pub gate: Option<&'a Tensor>,
@@ -135,8 +154,29 @@ impl AttentionArgs<'_> {
         if spec.v_in_k {
             self.v.expect_first_lanes(OP, "v", self.k)?;
         }
+        self.validate_selection(plan)?;
         self.constants.validate(OP, spec)?;
         expect_positions(OP, spec, plan.positions.is_some())?;
         validate_outputs(OP, spec, rows, self.gate, self.out, self.lse)
+    }
+
+    fn validate_selection(&self, plan: &AttentionPlan) -> Result<()> {
+        let bytes = plan.num_rows * plan.selection_words * 4;
+        let wrong = |expected: String, got: String| Err(Error::invalid(OP, "selection", expected, got));
+        match (&plan.spec.indexer, self.selection) {
+            (None, None) => Ok(()),
+            (None, Some(_)) => wrong("none, as the layer kind has no indexer".into(), "one".into()),
+            (Some(_), None) => wrong(format!("{bytes} bytes, as the layer kind has an indexer"), "none".into()),
+            (Some(_), Some(selection)) if selection.bytes() < bytes => {
+                wrong(format!("{bytes} bytes or more"), format!("{} bytes", selection.bytes()))
+            }
+            (Some(_), Some(selection)) => {
+                let written = [("out", Some(self.out)), ("lse", self.lse)];
+                match written.iter().find(|(_, t)| t.is_some_and(|t| t.buffer().is_same(selection))) {
+                    Some((name, _)) => wrong(format!("another buffer than {name}"), "the same".into()),
+                    None => Ok(()),
+                }
+            }
+        }
     }
 }

@@ -43,8 +43,14 @@ impl Snapshot {
         Ok(snapshot)
     }
 
-    /// Tokens a row sees at a step: page, slot in the page, and the entry's position shift.
-    fn visible(&self, spec: &LayerSpec, row: &Row, step: u32) -> Vec<(usize, usize, [i32; 4])> {
+    /// Tokens a row sees at a step, of those with chosen slots: page, slot in the page, and the entry's position shift.
+    fn visible(
+        &self,
+        spec: &LayerSpec,
+        row: &Row,
+        step: u32,
+        is_chosen: impl Fn(i32) -> bool,
+    ) -> Vec<(usize, usize, [i32; 4])> {
         let mut seen = Vec::new();
         let now = row.slot + step as i32;
         for (entry, segment) in &self.views[row.view] {
@@ -56,7 +62,7 @@ impl Snapshot {
                 for token in span.start.max(entry.start)..last {
                     let slot = entry.slot_of(token);
                     let (birth, death) = lifetime.of(slot, start, end);
-                    if birth <= now && now < death && !row.gap.contains(&slot) {
+                    if birth <= now && now < death && !row.gap.contains(&slot) && is_chosen(slot) {
                         let page = segment.pages()[token as usize / self.page_size];
                         seen.push((page as usize, token as usize % self.page_size, entry.shift));
                     }
@@ -119,12 +125,17 @@ pub(super) fn run(plan: &AttentionPlan, args: &AttentionArgs<'_>) -> Result<()> 
     let (heads, group, dim, dim_v) = (spec.num_q_heads, spec.group(), spec.head_dim, spec.head_dim_v);
     let factors = spec.kv_scale.factors();
     let (q, k, v) = (Reader::new(args.q, 1.0)?, Reader::new(args.k, factors[0])?, Reader::new(args.v, factors[1])?);
+    let selection = args.selection.map(|buffer| buffer.read()).transpose()?;
+    let is_chosen = |row: usize, slot: i32| {
+        let bits = selection.as_ref().map(|bytes| &bytes[row * plan.selection_words * 4..]);
+        bits.is_none_or(|bits| bits[slot as usize / 8] >> (slot % 8) & 1 == 1)
+    };
     let mut out = vec![0f64; plan.num_rows * heads * dim_v];
     let mut lse = vec![f64::NEG_INFINITY; plan.num_rows * heads];
     let per_row = out.par_chunks_mut(heads * dim_v).zip(lse.par_chunks_mut(heads)).zip(&snapshot.rows).enumerate();
     per_row.for_each(|(r, ((out, lse), row))| {
         let has_ended = ended.get(r).copied().unwrap_or(false);
-        let seen = if has_ended { vec![] } else { snapshot.visible(spec, row, step) };
+        let seen = snapshot.visible(spec, row, step, |slot| !has_ended && is_chosen(r, slot));
         for head in 0..heads {
             let query = q.vector([r, head, 0], dim);
             let mut turned: Vec<([i32; 4], Vec<f64>)> = Vec::new();

@@ -42,12 +42,14 @@ pub(super) struct BulkArgs {
     rest: [u32; 31],
 }
 
-/// Whether the kernel serves the layer kind: its products take one 16-bit type, and outputs do not turn back.
+/// Whether the kernel serves the layer kind: its products take one 16-bit type, outputs do not turn back,
+/// and it reads no selection.
 pub(super) fn serves(arch: Arch, spec: &LayerSpec) -> bool {
     arch == (Arch { major: 9, minor: 0 })
         && spec.dtype == spec.kv_dtype
         && spec.dtype != DType::F32
         && !spec.v_rope
+        && spec.indexer.is_none()
         && HEAD_DIMS.contains(&(spec.head_dim, spec.head_dim_v))
 }
 

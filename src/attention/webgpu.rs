@@ -48,6 +48,7 @@ pub(super) fn variant(
         .bool("HAS_SHIFT", rope.is_some())
         .bool("HAS_STEPS", has_steps)
         .bool("HAS_TOKEN_SCALES", spec.kv_scale == KvScale::Token)
+        .bool("HAS_SELECTION", spec.indexer.is_some())
         .bool("PAIRS_ARE_HALVES", rope.is_some_and(|r| r.pairing == Pairing::Half))
         .u32("ROPE_FIRST", rope.map_or(0, |r| r.first_lane))
         .u32("ROPE_PAIRS", rope.map_or(1, |r| r.inv_freq.len()))
@@ -59,7 +60,7 @@ pub(super) fn variant(
 
 /// One variant for each value of each constant: what offline validation compiles.
 pub(super) fn covering_variants() -> Vec<Variant> {
-    use crate::layer::Rope;
+    use crate::layer::{Indexer, Rope};
     let tile = |lanes, subgroup| Tile {
         lanes,
         queries: 64,
@@ -83,6 +84,7 @@ pub(super) fn covering_variants() -> Vec<Variant> {
                 (spec.kv_dtype, spec.kv_scale) = CODES[j % CODES.len()];
             }
             spec.soft_cap = (i % 2 == 0).then_some(50.0);
+            spec.indexer = (i % 7 < 3).then_some(Indexer { heads: 1, dim: 8, count: 1, block: 1 });
             let pairing = [Pairing::Half, Pairing::Adjacent][i % 2];
             spec.rope = Some(Rope::plain(dim, 1e4, pairing));
             all.push(variant(&spec, tile, [i % 4 == 0, i % 3 != 0, i % 5 < 2], (i + j) % 4 != 0));
@@ -146,13 +148,17 @@ pub(super) fn encode(
     use Access::{Read, ReadWrite};
     let kernel = gpu.kernel(
         &variant(spec, &plan.tile, [list.has_gap, !list.shifts.is_empty(), plan.steps.is_some()], writes_states),
-        &[Read, Read, Read, Read, ReadWrite, Read, Read],
+        &[Read, Read, Read, Read, ReadWrite, Read, Read, Read],
     )?;
     let steps = match &plan.steps {
         Some(steps) => steps.buffer().on(gpu, OP, "steps")?,
         None => &w.absent[0],
     };
     let scales = scales.map_or(Ok(&w.absent[0]), |scales| scales.on(gpu, OP, "scales"))?;
+    let selection = match args.selection {
+        Some(selection) => selection.on(gpu, OP, "selection")?,
+        None => &w.absent[0],
+    };
     let launch = Launch {
         kernel: &kernel,
         params: bytemuck::bytes_of(&params),
@@ -164,6 +170,7 @@ pub(super) fn encode(
             if writes_states { &w.scratch } else { args.out.buffer().on(gpu, OP, "out")? },
             steps,
             scales,
+            selection,
         ],
         groups: list.items.len() * plan.tile.shares(spec),
     };

@@ -4,6 +4,7 @@
 mod config;
 mod gate;
 mod kv_scale;
+mod indexer;
 mod latent;
 mod model;
 mod norm;
@@ -19,6 +20,7 @@ pub use gate::Gate;
 pub use kv_scale::KvScale;
 #[cfg(any(feature = "webgpu", feature = "cuda"))]
 pub(crate) use kv_scale::{CODES, ScalePlaces};
+pub use indexer::Indexer;
 pub use latent::{Latent, LatentForm};
 pub use model::{KvGroup, ModelLayer, ModelSpec};
 pub use norm::Norm;

@@ -1,6 +1,6 @@
 //! [`LayerSpec`] and the constants of one layer.
 
-use super::{Gate, KvScale, Norm, Rope, Rotation, Temperature};
+use super::{Gate, Indexer, KvScale, Norm, Rope, Rotation, Temperature};
 use crate::kv::{Lifetimes, Modality};
 use crate::{Buffer, DType, Device, Error, Result};
 
@@ -52,6 +52,8 @@ pub struct LayerSpec {
     pub gate: Gate,
     /// Who sees what.
     pub lifetimes: Lifetimes,
+    /// What chooses the keys that a row sees, of those that the lifetimes let it see; `None` where it sees them all.
+    pub indexer: Option<Indexer>,
     /// Storage of q, of the packed projection and of the output.
     pub dtype: DType,
     /// Storage of K and V.
@@ -84,6 +86,7 @@ impl LayerSpec {
             out_norm: Norm::None,
             gate: Gate::None,
             lifetimes: Lifetimes::causal(),
+            indexer: None,
             dtype: DType::F32,
             kv_dtype: DType::F32,
             kv_scale: KvScale::None,
@@ -151,6 +154,9 @@ impl LayerSpec {
         }
         if let Some(temperature) = &self.q_temperature {
             temperature.validate(op)?;
+        }
+        if let Some(indexer) = &self.indexer {
+            indexer.validate(op)?;
         }
         for modality in Modality::ALL {
             let lifetime = self.lifetimes.get(modality);

@@ -2,7 +2,9 @@
 
 use super::{OP, SelectPlan};
 use crate::attention::QueryRows;
+use crate::attention::problem::selection_words;
 use crate::kv::{Birth, KvCache, Lifetimes, Modality};
+use crate::layer::{Indexer, LayerSpec};
 use crate::{Buffer, DType, Error, Result, Tensor};
 
 /// An indexer: what its queries and keys are like, and how much it chooses.
@@ -24,6 +26,16 @@ pub struct SelectSpec {
     pub k_dtype: DType,
 }
 
+impl SelectSpec {
+    /// The indexer of a layer kind, which chooses among the keys that the layer's lifetimes let a row see; `None` for
+    /// kinds that see all keys. Index queries and keys are stored like those of the layer.
+    pub fn of(layer: &LayerSpec) -> Option<SelectSpec> {
+        let Indexer { heads, dim, count, block } = layer.indexer?;
+        let (dtype, k_dtype) = (layer.dtype, layer.kv_dtype);
+        Some(SelectSpec { heads, dim, count, block, lifetimes: layer.lifetimes, dtype, k_dtype })
+    }
+}
+
 /// One launch: an indexer, a cache whose pages hold its keys, and the rows in the order in which they lie in `q`.
 #[derive(Debug, Clone, Copy)]
 pub struct SelectProblem<'a> {
@@ -42,19 +54,12 @@ impl SelectProblem<'_> {
 
     /// Words of a row: a bit for every slot of the longest view.
     pub(super) fn words(&self) -> Result<usize> {
-        let mut slots = 0;
-        for rows in self.rows {
-            slots = slots.max(self.cache.view(rows.view)?.next_slot());
-        }
-        Ok((slots as usize).div_ceil(32).max(1))
+        selection_words(OP, self.cache, self.rows)
     }
 
     pub(super) fn validate(&self) -> Result<()> {
         let s = self.spec;
-        if s.heads == 0 || s.count == 0 || s.block == 0 || s.count.max(s.block) > 1 << 20 {
-            let got = format!("{}, {} and {}", s.heads, s.count, s.block);
-            return Err(Error::invalid(OP, "heads, count and block", "1 or more, and 2^20 at most", got));
-        }
+        Indexer { heads: s.heads, dim: s.dim, count: s.count, block: s.block }.validate(OP)?;
         if s.dim == 0 || !s.dim.is_multiple_of(4) || s.dim > 256 {
             return Err(Error::unsupported(OP, format!("dim {}", s.dim), "multiples of 4 from 4 to 256"));
         }
@@ -81,15 +86,7 @@ impl SelectProblem<'_> {
                 return Err(Error::unsupported(OP, "entries with a position shift", "views without"));
             }
         }
-        let (rows, words) = (self.num_rows(), self.words()?);
-        if rows.saturating_mul(words) >= 1 << 27 {
-            return Err(Error::unsupported(
-                OP,
-                format!("{rows} rows of {words} words"),
-                "fewer than 2^27 words in all",
-            ));
-        }
-        Ok(())
+        self.words().map(|_| ())
     }
 }
 

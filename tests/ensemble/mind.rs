@@ -159,7 +159,7 @@ impl Mind {
         KvAppendPlan::new(device, &problem).unwrap().run(&args, &mut Workspace::new(device).unwrap()).unwrap();
         let problem = AttentionProblem { spec, cache: &self.cache, rows: &batch.rows };
         let plan = AttentionPlan::new(device, &problem).unwrap();
-        let args = AttentionArgs { q: &q, k, v, constants, gate: None, out: &out, lse: None };
+        let args = AttentionArgs { q: &q, k, v, constants, selection: None, gate: None, out: &out, lse: None };
         plan.run(&args, &mut Workspace::new(device).unwrap()).unwrap();
         self.stats = plan.stats();
         out.read_f32().unwrap()

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use colatent::attention::{AttentionArgs, AttentionPlan, AttentionProblem, QueryRows};
 use colatent::kv::{Birth, Death, Join, KvCache, Lifetime, Lifetimes, Modality, ViewId};
-use colatent::layer::{Gate, KvScale, LayerConstants, LayerSpec, LayerWeights, Norm, Pairing, Rope};
+use colatent::layer::{Gate, Indexer, KvScale, LayerConstants, LayerSpec, LayerWeights, Norm, Pairing, Rope};
 use colatent::{Buffer, DType, Device, Tensor, Workspace};
 
 use super::Rng;
@@ -107,6 +107,23 @@ pub struct Case {
     pub spoiled: (usize, &'static [f32]),
     /// K and V that codes stand for, as f32.
     pub decoded: bool,
+    /// Which keys a row chooses; `None` is a layer that sees all.
+    pub chosen: Option<Chosen>,
+}
+
+/// A row chooses so many of 16 runs of `run` slots.
+#[derive(Debug, Clone, Copy)]
+pub struct Chosen {
+    pub keep: u64,
+    pub run: i32,
+}
+
+impl Chosen {
+    /// Of the row at `slot` of view number `view`.
+    pub fn has(self, view: usize, slot: i32, key: i32) -> bool {
+        let row = ((view as u64) << 32) + slot as u64;
+        Rng(row.wrapping_mul(0x9e37) ^ ((key / self.run) as u64) << 20).next() % 16 < self.keep
+    }
 }
 
 /// What a row that sees it must get, and no other.
@@ -136,6 +153,7 @@ impl Case {
         engine_layout: false,
         spoiled: (0, &[]),
         decoded: false,
+        chosen: None,
     };
 
     pub fn spec(&self) -> LayerSpec {
@@ -151,6 +169,7 @@ impl Case {
             gate: if self.gate { GATES[(self.seed % 4) as usize] } else { Gate::None },
             out_norm: if self.norm { Norm::RmsScaled { eps: 1e-5 } } else { Norm::None },
             lifetimes: self.mask.lifetimes(),
+            indexer: self.chosen.map(|_| Indexer { heads: 1, dim: 8, count: 1, block: 1 }),
             dtype: self.dtypes.0,
             kv_dtype: self.dtypes.1,
             kv_scale: self.kv_scale(),
@@ -299,6 +318,29 @@ pub fn pages(case: &Case, cache: &KvCache, views: &[ViewId], dim: usize, salt: u
     data
 }
 
+/// The selection of these rows, and which tokens somebody chose: others hold NaN.
+fn choose(case: &Case, cache: &KvCache, views: &[ViewId], rows: &[QueryRows], words: usize) -> (Vec<u32>, Vec<bool>) {
+    let (mut selection, mut some) = (Vec::new(), vec![false; cache.num_pages() * cache.page_size()]);
+    for r in rows {
+        let view = views.iter().position(|v| *v == r.view).expect("a view of the rows");
+        let end = cache.view(r.view).expect("a view").next_slot();
+        for slot in r.first_slot..r.first_slot + r.len as i32 {
+            let mut row = vec![0u32; words];
+            for key in 0..end {
+                if case.chosen.is_some_and(|c| c.has(view, slot, key)) {
+                    row[key as usize / 32] |= 1 << (key % 32);
+                    // A slot that was dropped has no place.
+                    for place in cache.places(r.view, key..key + 1).unwrap_or_default() {
+                        some[place as usize] = true;
+                    }
+                }
+            }
+            selection.extend(row);
+        }
+    }
+    (selection, some)
+}
+
 fn spoil(case: &Case, cache: &KvCache, views: &[ViewId], mut values: Vec<f32>) -> Vec<f32> {
     let (heads, size, dim) = (case.heads.0, cache.page_size(), case.dims.1);
     let (period, with) = case.spoiled;
@@ -415,7 +457,21 @@ fn run_for(
     let shape = |d| [cache.num_pages(), case.heads.0, cache.page_size(), d];
     let k = pages(case, cache, views, dim, case.seed ^ 1);
     let v = pages(case, cache, views, dim_v, case.seed ^ 2);
-    let v = spoil(case, cache, views, v);
+    let (mut k, mut v) = (k, spoil(case, cache, views, v));
+    let selection = case.chosen.map(|_| {
+        let (words, some) = choose(case, cache, views, rows, plan.selection_words());
+        for (data, dim) in [(&mut k, dim), (&mut v, dim_v)] {
+            for (vector, x) in data.chunks_mut(dim).enumerate() {
+                let (page, token) = (vector / cache.page_size() / case.heads.0, vector % cache.page_size());
+                if !some[page * cache.page_size() + token] {
+                    x.fill(f32::NAN);
+                }
+            }
+        }
+        let buffer = Buffer::zeros(device, (words.len() * 4).next_multiple_of(16)).expect("a selection");
+        buffer.write(0, bytemuck::cast_slice(&words)).expect("a write");
+        buffer
+    });
     let [mut k, mut v] =
         kv_tensors(device, &stored, case.engine_layout, [(shape(dim), &k[..]), (shape(dim_v), &v[..])]);
     if case.decoded {
@@ -454,8 +510,16 @@ fn run_for(
     .map_err(fail)?;
     let lse = with_lse.then(|| super::poisoned(device, DType::F32, &[n, heads]));
     let constants = LayerConstants::new(device, &spec, case.weights()).map_err(fail)?;
-    let args =
-        AttentionArgs { q: &q, k: &k, v: &v, constants: &constants, gate: gate.as_ref(), out: &out, lse: lse.as_ref() };
+    let args = AttentionArgs {
+        q: &q,
+        k: &k,
+        v: &v,
+        constants: &constants,
+        selection: selection.as_ref(),
+        gate: gate.as_ref(),
+        out: &out,
+        lse: lse.as_ref(),
+    };
     let mut workspace = Workspace::new(device).map_err(fail)?;
     plan.run(&args, &mut workspace).map_err(fail)?;
     let all = whole.read_f32().map_err(fail)?;

@@ -39,7 +39,8 @@ pub fn visible(device: &Device, kind: &LayerSpec, cache: &KvCache, rows: &[Query
     let v = Tensor::from_f32(device, DType::F32, &[pages[0], 1, pages[2], MOST_KEYS], &one_hot).expect("small pages");
     let constants = LayerConstants::new(device, &spec, LayerWeights::default()).expect("constants");
     let plan = AttentionPlan::new(device, &AttentionProblem { spec: &spec, cache, rows }).expect("a plan");
-    let args = AttentionArgs { q: &q, k: &k, v: &v, constants: &constants, gate: None, out: &out, lse: None };
+    let args =
+        AttentionArgs { q: &q, k: &k, v: &v, constants: &constants, selection: None, gate: None, out: &out, lse: None };
     plan.run(&args, &mut Workspace::new(device).expect("a workspace")).expect("a run");
     let out = out.read_f32().expect("the output");
     (0..queries * keys).map(|i| out[i / keys * MOST_KEYS + i % keys] > 0.0).collect()

@@ -161,7 +161,7 @@ impl Stream {
         let out = poisoned(device, spec.dtype, &[n, spec.num_q_heads, spec.head_dim_v]);
         let lse = poisoned(device, DType::F32, &[n, spec.num_q_heads]);
         let (k, v, constants) = (&self.k, &self.v, &self.constants);
-        let args = AttentionArgs { q: &q, k, v, constants, gate: None, out: &out, lse: Some(&lse) };
+        let args = AttentionArgs { q: &q, k, v, constants, selection: None, gate: None, out: &out, lse: Some(&lse) };
         plan.run(&args, &mut Workspace::new(device).unwrap()).unwrap();
         Answer { out: out.read_f32().unwrap(), lse: lse.read_f32().unwrap() }
     }
