@@ -112,6 +112,7 @@ fn run(case: &Case, device: &Device) -> Result<Vec<Vec<u32>>, Error> {
     selection.write(0, &vec![0xff; selection.bytes()])?;
     let args = SelectArgs { q: &q, k: &k, weights: &weights, selection: &selection };
     let mut workspace = Workspace::new(device)?;
+    plan.warm_up(&mut workspace)?;
     plan.run(&args, &mut workspace)?;
     let chosen = plan.read(&selection)?;
     let behind = selection.read()?[n * plan.words() * 4..].iter().all(|&byte| byte == 0xff);

@@ -45,6 +45,20 @@ impl SelectPlan {
         }
     }
 
+    /// Compiles and uploads what runs on a CUDA device need, so that they can be captured into a graph. Other devices need
+    /// nothing.
+    ///
+    /// # Errors
+    /// [`crate::Error::Compile`] with the compiler's log, [`crate::Error::Invalid`] for a workspace of another device.
+    #[cfg_attr(not(feature = "cuda"), allow(unused_variables))]
+    pub fn warm_up(&self, workspace: &mut Workspace) -> Result<()> {
+        match &self.device {
+            #[cfg(feature = "cuda")]
+            Device::Cuda(gpu) => cuda::ready(self, gpu, workspace).map(|_| ()),
+            _ => Ok(()),
+        }
+    }
+
     /// Encodes the launch into the caller's encoder, on a WebGPU device.
     #[cfg(feature = "webgpu")]
     pub fn encode(
