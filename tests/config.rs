@@ -47,7 +47,7 @@ fn configs_of_recordings_give_the_recorded_kinds() {
 
 #[test]
 fn published_sizes_give_the_presets() {
-    let all: [(&str, &[(usize, LayerSpec)]); 30] = [
+    let all: [(&str, &[(usize, LayerSpec)]); 31] = [
         (LLAMA3, &[(31, LayerSpec::llama3())]),
         (LLAMA4_SCOUT, &[(46, LayerSpec::llama4_scout_chunked()), (47, LayerSpec::llama4_full())]),
         (LLAMA4_MAVERICK, &[(0, LayerSpec::llama4_maverick_chunked()), (3, LayerSpec::llama4_full())]),
@@ -71,6 +71,7 @@ fn published_sizes_give_the_presets() {
         (MINISTRAL3, &[(0, LayerSpec::ministral3())]),
         (MIMO, &[(0, LayerSpec::mimo_v2_full()), (1, LayerSpec::mimo_v2_window()), (5, LayerSpec::mimo_v2_full())]),
         (DEEPSEEK_V3, &[(60, LayerSpec::deepseek_v3())]),
+        (DEEPSEEK_V32, &[(60, LayerSpec::deepseek_v32())]),
         (KIMI_K25, &[(0, LayerSpec::kimi_k2())]),
         (MINIMAX_M1, &[(7, LayerSpec::minimax_m1()), (15, LayerSpec::minimax_m1())]),
         (BAGEL, &[(27, LayerSpec::bagel())]),
@@ -122,6 +123,7 @@ fn layers_and_groups_are_those_of_the_model() {
 fn the_absorbed_form_is_one_call_away() {
     for (config, layer, want) in [
         (DEEPSEEK_V3, 60, LayerSpec::deepseek_v3_absorbed()),
+        (DEEPSEEK_V32, 60, LayerSpec::deepseek_v32_absorbed()),
         (KIMI_K25, 0, LayerSpec::kimi_k2_absorbed()),
         (KIMI_LINEAR, 3, LayerSpec::kimi_linear_absorbed()),
     ] {
@@ -180,7 +182,7 @@ fn with(json: &str, field: &str, value: &str) -> String {
     config.to_string()
 }
 
-const ALL: [&str; 31] = [
+const ALL: [&str; 32] = [
     MINIMAX_M1,
     BAGEL_DECODER,
     FLUX,
@@ -209,6 +211,7 @@ const ALL: [&str; 31] = [
     MINISTRAL3,
     MIMO,
     DEEPSEEK_V3,
+    DEEPSEEK_V32,
     KIMI_K25,
     KIMI_LINEAR,
     MODERNBERT,
@@ -274,8 +277,11 @@ fn a_known_field_with_an_unknown_value_is_refused_by_name() {
         };
         refused(&json, inner.unwrap_or(field));
     }
-    let selects = with(DEEPSEEK_V3, "model_type", "\"deepseek_v32\"");
-    refused(&with(&selects, "index_topk", "2048"), "index_topk");
+    // A layer kind that sees all keys has no such field, and one that chooses has all of them.
+    refused(&with(DEEPSEEK_V3, "index_topk", "2048"), "index_topk");
+    let chooses = with(DEEPSEEK_V3, "model_type", "\"deepseek_v32\"");
+    assert!(ModelSpec::from_config_json(&chooses).is_err_and(|e| e.to_string().contains("index_n_heads")));
+    refused(r#"{"model_type": "glm_moe_dsa", "index_topk": 2048}"#, "glm_moe_dsa");
     refused(r#"{"model_type": "mamba2"}"#, "mamba2");
     refused(r#"{"model_type": "minimax_m2", "use_qk_norm": true, "qk_norm_type": "per_layer"}"#, "qk_norm_type");
     refused(&with(GLM45V, "use_qk_norm", "true"), "use_qk_norm");

@@ -62,7 +62,6 @@ const TAIL: &str = "
 ## Not served
 
 - Linear-attention layers (Gated DeltaNet of Qwen3.5, KDA of Kimi) and convolutions on k and v (Inkling): out of scope.
-- Attention over chosen keys (DeepSeek V3.2 and its kin): `select` chooses them, `attention` reads no selection yet.
 - Compressed KV (DeepSeek V4; its outputs that turn back are served: `v_rope`), relative biases (Inkling), weighted norms
   after the rotation.
 - Norms of q and k over all their heads at once (MiniMax M2), blocks chosen by an index (MiniMax M3).
@@ -215,6 +214,10 @@ fn within(spec: &LayerSpec) -> String {
     let mut parts = vec![format!("scale {:.5}", spec.softmax_scale)];
     parts.extend(spec.soft_cap.map(|cap| format!("cap {cap}")));
     parts.extend(spec.sinks.then(|| "sinks".into()));
+    let unit = |block| if block == 1 { "keys".to_string() } else { format!("blocks of {block}") };
+    parts.extend(
+        spec.indexer.map(|i| format!("{} {} chosen by {} heads of {}", i.count, unit(i.block), i.heads, i.dim)),
+    );
     parts.join(", ")
 }
 

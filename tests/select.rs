@@ -5,6 +5,8 @@
 #[path = "select/attend.rs"]
 mod attend;
 mod harness;
+#[path = "select/layers.rs"]
+mod layers;
 
 use colatent::attention::QueryRows;
 use colatent::kv::{Birth, Death, KvCache, Lifetimes, Modality};

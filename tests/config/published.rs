@@ -168,6 +168,16 @@ pub const DEEPSEEK_V3: &str = r#"{"model_type": "deepseek_v3", "attention_bias":
   "original_max_position_embeddings": 4096, "type": "yarn"}, "rope_theta": 10000, "routed_scaling_factor": 2.5, "scoring_func":
   "sigmoid", "topk_group": 4, "topk_method": "noaux_tc", "v_head_dim": 128}"#;
 
+/// DeepSeek V3.2: the config of V3 and that of its indexer.
+pub const DEEPSEEK_V32: &str = r#"{"model_type": "deepseek_v32", "index_head_dim": 128,
+  "index_n_heads": 64, "index_topk": 2048, "attention_bias": false, "ep_size": 1, "first_k_dense_replace": 3,
+  "hidden_size": 7168, "kv_lora_rank": 512, "moe_layer_freq": 1, "n_group": 8, "n_routed_experts": 256, "n_shared_experts": 1,
+  "norm_topk_prob": true, "num_attention_heads": 128, "num_hidden_layers": 61, "num_key_value_heads": 128,
+  "num_nextn_predict_layers": 1, "q_lora_rank": 1536, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "rms_norm_eps": 1e-06,
+  "rope_scaling": {"beta_fast": 32, "beta_slow": 1, "factor": 40, "mscale": 1.0, "mscale_all_dim": 1.0,
+  "original_max_position_embeddings": 4096, "type": "yarn"}, "rope_theta": 10000, "routed_scaling_factor": 2.5, "scoring_func":
+  "sigmoid", "topk_group": 4, "topk_method": "noaux_tc", "v_head_dim": 128}"#;
+
 /// C: moonshotai/Kimi-K2.5.
 pub const KIMI_K25: &str = r#"{"model_type": "kimi_k25", "ignore_index": -100, "text_config": {"add_cross_attention": false,
   "chunk_size_feed_forward": 0, "cross_attention_hidden_size": null, "is_encoder_decoder": false, "kv_lora_rank": 512,

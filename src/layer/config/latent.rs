@@ -1,13 +1,13 @@
-//! Multi-head latent attention, read in the expanded form: DeepSeek V3, Kimi K2 and K2.5, Kimi Linear.
+//! Multi-head latent attention, read in the expanded form: DeepSeek V3 and V3.2, Kimi K2 and K2.5, Kimi Linear.
 
 use serde_json::Value;
 
 use super::fields::Fields;
 use super::layers::{FULL, by_type};
 use super::rope::RopeConfig;
+use crate::Result;
 use crate::layer::model::ModelSpec;
-use crate::layer::{Latent, LayerSpec, Norm, Pairing};
-use crate::{Error, Result};
+use crate::layer::{Indexer, Latent, LayerSpec, Norm, Pairing};
 
 /// Heads and dims: q and k have lanes that do not turn and then lanes that do; a KV head for each query head.
 fn heads(fields: &Fields) -> Result<(LayerSpec, Latent)> {
@@ -25,8 +25,9 @@ fn heads(fields: &Fields) -> Result<(LayerSpec, Latent)> {
     Ok((LayerSpec { head_dim_v: latent.values, ..spec }, latent))
 }
 
-/// DeepSeek V3 and the Kimi models that are built like it. YaRN's factor is squared in the softmax scale.
-pub(super) fn decoder(fields: &Fields) -> Result<ModelSpec> {
+/// DeepSeek V3 and the Kimi models that are built like it, and DeepSeek V3.2, whose layers choose their keys. YaRN's factor
+/// is squared in the softmax scale.
+pub(super) fn decoder(fields: &Fields, name: &str) -> Result<ModelSpec> {
     let (base, latent) = heads(fields)?;
     let rope = RopeConfig::read(fields, None, Some(1e4))?;
     let pairing = match fields.bool_if("rope_interleave")?.unwrap_or(true) {
@@ -34,25 +35,25 @@ pub(super) fn decoder(fields: &Fields) -> Result<ModelSpec> {
         false => Pairing::Half,
     };
     let scale = rope.mscale_all_dim * rope.mscale_all_dim / (base.head_dim as f64).sqrt();
+    let indexer = match name {
+        "deepseek_v32" => Some(Indexer {
+            heads: fields.usize("index_n_heads")?,
+            dim: fields.usize("index_head_dim")?,
+            count: fields.usize("index_topk")?,
+            block: 1,
+        }),
+        _ => None,
+    };
     let kind = LayerSpec {
+        indexer,
         softmax_scale: scale as f32,
         rope: Some(rope.rope(fields, latent.shared, pairing)?.at_lane(latent.own)),
         ..base
     };
     fields.skip(&["ep_size", "scoring_func", "seq_aux"]);
     let types = vec![FULL.to_string(); fields.usize("num_hidden_layers")?];
-    let model = by_type("deepseek_v3", &types, |_| Ok(Some(kind.clone())))?;
+    let model = by_type(name, &types, |_| Ok(Some(kind.clone())))?;
     Ok(ModelSpec { latent: Some(latent), ..model })
-}
-
-/// The refusal of models whose indexer chooses the keys of a query: DeepSeek V3.2, GLM-5.
-pub(super) fn selection(fields: &Fields) -> Result<Error> {
-    let chosen = fields.usize("index_topk")?;
-    Ok(fields.unsupported(
-        "index_topk",
-        chosen,
-        "layers that see every key of their mask; attention reads no selection",
-    ))
 }
 
 /// Kimi Linear: latent layers without rotation between layers of linear attention.

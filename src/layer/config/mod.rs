@@ -106,9 +106,8 @@ fn read(fields: &Fields, around: Around) -> Result<ModelSpec> {
         "qwen2" | "qwen2_vl" | "qwen2_vl_text" | "qwen2_5_vl" | "qwen2_5_vl_text" => qwen::second(fields, name)?,
         "qwen3" | "qwen3_moe" | "qwen3_vl_text" | "qwen3_vl_moe_text" => qwen::third(fields, name)?,
         "qwen3_5_text" | "qwen3_5_moe_text" => qwen::gated(fields)?,
-        "deepseek_v3" | "kimi_k2" => latent::decoder(fields)?,
+        "deepseek_v3" | "deepseek_v32" | "kimi_k2" => latent::decoder(fields, name)?,
         "kimi_linear" => latent::between_linear_layers(fields)?,
-        "deepseek_v32" | "glm_moe_dsa" => return Err(latent::selection(fields)?),
         "glm4v_text" | "glm4v_moe_text" => glm::decoder(fields, name)?,
         "minimax_m1" | "minimax_text_01" => decoders::minimax(fields, name)?,
         "minimax_m2" => return Err(decoders::norms_over_all_heads(fields)),
@@ -119,7 +118,7 @@ fn read(fields: &Fields, around: Around) -> Result<ModelSpec> {
         "FluxTransformer2DModel" => encoders::flux(fields)?,
         other => {
             let supported = "muse_spark, muse_glimmer and its assistant, llama, mistral, mixtral, ministral3, llama4, mllama, \
-                             gemma to gemma4, gemma3n, paligemma, glm4v, glm4v_moe, qwen2 to qwen3_5 with their vl and moe kinds, deepseek_v3, kimi_k2, \
+                             gemma to gemma4, gemma3n, paligemma, glm4v, glm4v_moe, qwen2 to qwen3_5 with their vl and moe kinds, deepseek_v3, deepseek_v32, kimi_k2, \
                              kimi_linear, minimax_m1, minimax_text_01, gpt_oss, mimo_v2_flash, bagel, modernbert, \
                              siglip_vision_model, FluxTransformer2DModel";
             return Err(fields.unsupported("model_type", other, supported));

@@ -1,6 +1,6 @@
-//! Multi-head latent attention: DeepSeek V3, Kimi.
+//! Multi-head latent attention: DeepSeek V3 and V3.2, Kimi.
 
-use crate::layer::{Latent, LayerSpec, Norm, Pairing, Rope, Yarn};
+use crate::layer::{Indexer, Latent, LayerSpec, Norm, Pairing, Rope, Yarn};
 
 impl LayerSpec {
     /// DeepSeek V3, expanded form: 128 heads of 192/128. The last 64 lanes of q and k turn (adjacent pairs, YaRN by 40)
@@ -19,6 +19,17 @@ impl LayerSpec {
     /// DeepSeek V3, absorbed form: all 128 query heads over one latent of 512 lanes and the 64 that turn.
     pub fn deepseek_v3_absorbed() -> Self {
         Latent::deepseek_v3().absorbed(&LayerSpec::deepseek_v3())
+    }
+
+    /// DeepSeek V3.2, expanded form: a layer of V3 whose rows see 2048 keys that an indexer of 64 heads of 128 lanes chose.
+    pub fn deepseek_v32() -> Self {
+        let indexer = Some(Indexer { heads: 64, dim: 128, count: 2048, block: 1 });
+        LayerSpec { name: "deepseek_v32".into(), indexer, ..LayerSpec::deepseek_v3() }
+    }
+
+    /// DeepSeek V3.2, absorbed form.
+    pub fn deepseek_v32_absorbed() -> Self {
+        Latent::deepseek_v3().absorbed(&LayerSpec::deepseek_v32())
     }
 
     /// Kimi K2, expanded form: 64 heads of 192/128, YaRN by 64, theta 5e4.

@@ -57,6 +57,8 @@ impl LayerSpec {
             LayerSpec::mimo_v2_full(),
             LayerSpec::deepseek_v3(),
             LayerSpec::deepseek_v3_absorbed(),
+            LayerSpec::deepseek_v32(),
+            LayerSpec::deepseek_v32_absorbed(),
             LayerSpec::kimi_k2(),
             LayerSpec::kimi_k2_absorbed(),
             LayerSpec::kimi_linear_latent(),
