@@ -3,8 +3,8 @@
 #[cfg(feature = "config")]
 mod config;
 mod gate;
-mod kv_scale;
 mod indexer;
+mod kv_scale;
 mod latent;
 mod model;
 mod norm;
@@ -17,10 +17,10 @@ mod spec;
 mod temperature;
 
 pub use gate::Gate;
+pub use indexer::Indexer;
 pub use kv_scale::KvScale;
 #[cfg(any(feature = "webgpu", feature = "cuda"))]
 pub(crate) use kv_scale::{CODES, ScalePlaces};
-pub use indexer::Indexer;
 pub use latent::{Latent, LatentForm};
 pub use model::{KvGroup, ModelLayer, ModelSpec};
 pub use norm::Norm;
