@@ -20,13 +20,11 @@ pub enum KvScale {
 }
 
 /// Every kind of codes: what offline compilation covers.
-#[cfg(any(feature = "webgpu", feature = "cuda"))]
 pub(crate) const CODES: [(DType, KvScale); 3] =
     [(DType::E4M3, KvScale::Tensor { k: 1.0, v: 1.0 }), (DType::E4M3, KvScale::Token), (DType::I8, KvScale::Token)];
 
 impl KvScale {
     /// The kernels' `KV_SCALE`.
-    #[cfg(any(feature = "webgpu", feature = "cuda"))]
     pub(crate) fn code(self) -> usize {
         match self {
             KvScale::None => 0,
@@ -90,14 +88,12 @@ impl LayerSpec {
 }
 
 /// Where the scales of K and V lie, in elements: offsets, and the strides of page, head and slot that both have.
-#[cfg(any(feature = "webgpu", feature = "cuda"))]
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct ScalePlaces {
     pub offsets: [u32; 2],
     pub strides: [u32; 3],
 }
 
-#[cfg(any(feature = "webgpu", feature = "cuda"))]
 impl ScalePlaces {
     /// Zeros where tokens have none.
     pub fn of(op: &'static str, k: &Tensor, v: &Tensor) -> Result<Self> {

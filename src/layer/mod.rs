@@ -19,7 +19,6 @@ mod temperature;
 pub use gate::Gate;
 pub use indexer::Indexer;
 pub use kv_scale::KvScale;
-#[cfg(any(feature = "webgpu", feature = "cuda"))]
 pub(crate) use kv_scale::{CODES, ScalePlaces};
 pub use latent::{Latent, LatentForm};
 pub use model::{KvGroup, ModelLayer, ModelSpec};
