@@ -12,7 +12,8 @@ use colatent::attention::{AttentionArgs, AttentionPlan, AttentionProblem, QueryR
 use colatent::kv::{Entry, Join, KvCache, Modality, ViewId};
 use colatent::layer::{LayerConstants, LayerSpec};
 use colatent::{DType, Device, Tensor, Workspace};
-use harness::scene::{Case, Mask, pages, run_rows};
+use harness::memory::pages;
+use harness::scene::{Case, Mask, run_rows};
 use harness::{Rng, devices, poisoned};
 
 /// Trees of agents: nodes of each level and tokens of each node of it. Children are spread evenly over the parents, and

@@ -17,7 +17,8 @@ use colatent::kv_append::{KvAppendArgs, KvAppendPlan, KvAppendProblem};
 use colatent::layer::{LayerConstants, LayerSpec, Norm, Temperature};
 use colatent::sampling::{SamplingArgs, SamplingOutput, SamplingPlan, SamplingProblem, SamplingRow};
 use colatent::{Buffer, DType, Device, Error, Result, Steps, Tensor, Workspace};
-use harness::scene::{Case, Kind, Mask, page_tensor, pages};
+use harness::memory::{page_tensor, pages};
+use harness::scene::{Case, Kind, Mask};
 use harness::{Rng, devices, poisoned};
 use proptest::prelude::*;
 

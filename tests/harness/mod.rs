@@ -2,6 +2,7 @@
 #![allow(dead_code, missing_docs)] // every test binary uses its own part of it
 
 pub mod golden;
+pub mod memory;
 pub mod recorded;
 pub mod scene;
 pub mod visible;
