@@ -15,7 +15,7 @@
 //! of keys or values, no wait for an empty one, the other parity, no wait for scores, consumers that do not meet before they
 //! clear. Wrong results (table, random): values with twice the stride or another panel, a stage given back before its
 //! products were waited for, outputs rescaled before that, no fence of the proxy, the second part of turned queries left
-//! out, the second consumer with the queries of the first.
+//! out, the second consumer with the queries of the first, boxes over the end of a page (large pages).
 mod harness;
 
 use colatent::attention::QueryRows;
