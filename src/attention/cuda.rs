@@ -54,9 +54,11 @@ pub(super) struct Args {
 
 const _: () = assert!(size_of::<Args>() == 328);
 
-/// Matrix products take q and K, weights and V as one 16-bit type; everything else is done in f32.
+/// Matrix products take q and K, weights and V as one 16-bit type; everything else is done in f32. So are wide outputs that
+/// turn back, whose merge leaves too few registers beside the fragments (24 bytes spilled on sm_120a).
 fn uses_matrix_units(spec: &LayerSpec) -> bool {
-    spec.dtype == spec.kv_dtype && spec.dtype != DType::F32
+    let leaves_registers = !spec.v_rope || spec.head_dim_v <= 256;
+    spec.dtype == spec.kv_dtype && spec.dtype != DType::F32 && leaves_registers
 }
 
 /// The rows of the table of tiles, as wide as registers allow without a spill. Splits are 512 keys. Not yet measured on
