@@ -16,6 +16,7 @@
 //! clear. Wrong results (table, random): values with twice the stride or another panel, a stage given back before its
 //! products were waited for, outputs rescaled before that, no fence of the proxy, the second part of turned queries left
 //! out, the second consumer with the queries of the first, boxes over the end of a page (large pages).
+//! Planted among codes (WebGPU) and seen red by both tests of codes: the scales of the first head for all, V without its scales.
 mod harness;
 
 use colatent::attention::QueryRows;

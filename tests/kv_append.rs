@@ -15,6 +15,7 @@
 //! - kernel, low word of the turn dropped: the angles (off by 0.017), the table, the property;
 //! - kernel, v stored with the slot stride of k: the table and the property, by the poison;
 //! - kernel, v normed with the eps of q: the table, the property;
+//! - kernel (WebGPU), codes cut off instead of rounded: both tests of the rule of codes;
 //! - kernel, and in turn the CUDA kernel, the temperature of the next row; definition, steps counted from 0: the table, the
 //!   property, the recordings;
 //! - kernel, and in turn the CUDA kernel, k scaled in v's place: the table, the property, the recordings;
