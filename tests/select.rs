@@ -1,7 +1,8 @@
 //! `select` against its definition. Scores of small integers are exact, so every device chooses the same bits, ties
 //! included; of real numbers the chosen ones are those of the greatest scores, up to rounding.
 //! Planted and seen red: all units of the least chosen score taken (CUDA kernel: table, ties); no clamp of products at 0
-//! (shader: table).
+//! (shader: table). In the CUDA kernel of attention: bits counted from the segment's token instead of the view's slot, the
+//! first row of an item choosing for all (both: table, any views, layers; the latter also the siblings' law).
 #[path = "select/attend.rs"]
 mod attend;
 mod harness;
