@@ -13,6 +13,15 @@ fn unpack_f16_chunk(x: vec2<u32>) -> vec4<f32> {
     return vec4<f32>(unpack2x16float(x.x), unpack2x16float(x.y));
 }
 
+// The mantissa of a magnitude's bits, 24 of them, without its last `shift`: to nearest, ties to even.
+fn shifted_mantissa(magnitude: u32, shift: u32) -> u32 {
+    let mantissa = (magnitude & 0x7fffffu) | 0x800000u;
+    let kept = mantissa >> shift;
+    let rest = mantissa & ((1u << shift) - 1u);
+    let half = 1u << (shift - 1u);
+    return kept + select(0u, 1u, rest > half || (rest == half && (kept & 1u) == 1u));
+}
+
 fn f16_bits(value: f32) -> u32 {
     let bits = bitcast<u32>(value);
     let sign = (bits >> 16u) & 0x8000u;
@@ -28,11 +37,7 @@ fn f16_bits(value: f32) -> u32 {
             return sign;
         }
         let shift = 126u - (magnitude >> 23u);
-        let mantissa = (magnitude & 0x7fffffu) | 0x800000u;
-        let kept = mantissa >> shift;
-        let rest = mantissa & ((1u << shift) - 1u);
-        let half = 1u << (shift - 1u);
-        return sign | (kept + select(0u, 1u, rest > half || (rest == half && (kept & 1u) == 1u)));
+        return sign | shifted_mantissa(magnitude, shift);
     }
     let rounded = magnitude + 0xfffu + ((magnitude >> 13u) & 1u);
     return sign | ((rounded - 0x38000000u) >> 13u);
@@ -74,11 +79,7 @@ fn e4m3_bits(value: f32) -> u32 {
             return sign;
         }
         let shift = 141u - (magnitude >> 23u);
-        let mantissa = (magnitude & 0x7fffffu) | 0x800000u;
-        let kept = mantissa >> shift;
-        let rest = mantissa & ((1u << shift) - 1u);
-        let half = 1u << (shift - 1u);
-        return sign | (kept + select(0u, 1u, rest > half || (rest == half && (kept & 1u) == 1u)));
+        return sign | shifted_mantissa(magnitude, shift);
     }
     let rounded = magnitude + 0x7ffffu + ((magnitude >> 20u) & 1u);
     return sign | ((rounded - 0x3c000000u) >> 20u);
