@@ -13,7 +13,7 @@ use crate::backend::source::Variant;
 use crate::backend::workspace::CudaSpace;
 use crate::layer::{CODES, KvScale, LayerSpec, Pairing, ScalePlaces};
 use crate::merge::cuda::{Epilogue, States, epilogue, launch_states};
-use crate::merge::params::{MergeParams, Outputs};
+use crate::merge::params::MergeParams;
 use crate::{DType, Device, Error, Result, Tensor, Workspace};
 
 /// Threads of a query: a warp has 16 of them.
@@ -299,18 +299,6 @@ fn states(plan: &AttentionPlan, list: &WorkList, space: CudaSpace) -> States {
     }
 }
 
-fn outputs<'a>(plan: &'a AttentionPlan, args: &AttentionArgs<'a>) -> Outputs<'a> {
-    Outputs {
-        spec: &plan.spec,
-        constants: args.constants,
-        gate: args.gate,
-        out: args.out,
-        lse: args.lse,
-        rows: plan.num_rows,
-        steps: plan.steps.as_ref(),
-    }
-}
-
 /// Rows are finished while other rows are still attended: what is written lies apart from what is read. A row's output
 /// may take the place of its own query or gate, which nobody reads any more.
 fn check_places(args: &AttentionArgs<'_>) -> Result<()> {
@@ -362,7 +350,7 @@ pub(super) fn run(
     let kernel = gpu.kernel(&variant)?;
     let space = load(plan, list, gpu, workspace)?;
     let states = states(plan, list, space);
-    let Epilogue { params: merge, constants, gate, out, lse: out_lse } = epilogue(gpu, &outputs(plan, args), &states)?;
+    let Epilogue { params: merge, constants, gate, out, lse: out_lse } = epilogue(gpu, &plan.outputs(args), &states)?;
     let kernel_args = Args {
         params: AttentionParams::new(
             plan,
@@ -414,5 +402,5 @@ pub(super) fn merge_again(
 ) -> Result<()> {
     let list = list(plan)?;
     let space = load(plan, list, gpu, workspace)?;
-    launch_states(gpu, &outputs(plan, args), &states(plan, list, space))
+    launch_states(gpu, &plan.outputs(args), &states(plan, list, space))
 }

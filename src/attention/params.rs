@@ -1,7 +1,8 @@
 //! The params struct, field for field the one of `shaders/common/work_list.wgsl` and of the CUDA kernels.
 
-use super::AttentionPlan;
+use super::{AttentionArgs, AttentionPlan};
 use crate::layer::ScalePlaces;
+use crate::merge::params::Outputs;
 
 /// Numbers of one call that do not change while the plan does. Offsets and strides in chunks of 4 elements.
 #[repr(C)]
@@ -69,6 +70,21 @@ impl AttentionParams {
             scale_token_stride: scales.strides[2],
             selection_words: plan.selection_words as u32,
             selection_size: (plan.num_rows * plan.selection_words) as u32,
+        }
+    }
+}
+
+impl AttentionPlan {
+    /// What the merge of the states is given.
+    pub(super) fn outputs<'a>(&'a self, args: &AttentionArgs<'a>) -> Outputs<'a> {
+        Outputs {
+            spec: &self.spec,
+            constants: args.constants,
+            gate: args.gate,
+            out: args.out,
+            lse: args.lse,
+            rows: self.num_rows,
+            steps: self.steps.as_ref(),
         }
     }
 }

@@ -11,7 +11,7 @@ use super::{AttentionArgs, AttentionPlan};
 use crate::backend::source::Variant;
 use crate::backend::webgpu::{Access, Gpu, Launch, chunks};
 use crate::layer::{CODES, KvScale, LayerSpec, Pairing, ScalePlaces};
-use crate::merge::webgpu::{Outputs, States, encode_states};
+use crate::merge::webgpu::{States, encode_states};
 use crate::{DType, Error, Result, Tensor, Workspace};
 
 /// Lanes that share a row of keys in the kernel without subgroups: (lanes / 8) groups of queries x 8 groups of keys.
@@ -179,15 +179,7 @@ pub(super) fn encode(
     if !writes_states {
         return Ok(());
     }
-    let outputs = Outputs {
-        spec,
-        constants: args.constants,
-        gate: args.gate,
-        out: args.out,
-        lse: args.lse,
-        rows: plan.num_rows,
-        steps: plan.steps.as_ref(),
-    };
+    let outputs = plan.outputs(args);
     let scratch = w.scratch.clone();
     let states = States {
         states: &scratch,
