@@ -53,7 +53,7 @@ fn any_case() -> impl Strategy<Value = Case> {
             kind,
             mask,
             heads: (1, 3),
-            dims: (24, 40),
+            dims: (72, 88),
             page_size,
             dtypes: (dtype, dtype),
             tokens,
@@ -76,7 +76,7 @@ proptest! {
 
 /// Head dims for which Hopper's kernel, which has other tiles and reads no selection, does not stand in.
 fn team(dtype: DType) -> Case {
-    Case { kind: Kind::Mixed, agents: 5, heads: (1, 3), dims: (24, 40), dtypes: (dtype, dtype), ..Case::PLAIN }
+    Case { kind: Kind::Mixed, agents: 5, heads: (1, 3), dims: (72, 88), dtypes: (dtype, dtype), ..Case::PLAIN }
 }
 
 #[test]
