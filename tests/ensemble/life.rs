@@ -192,6 +192,13 @@ fn beams_follow_any_parent() {
     }
 }
 
+/// Gives an agent up, and with it the pages that it said were its own.
+fn retire(cache: &mut KvCache, e: &mut Ensemble, id: AgentId) {
+    let (own, used) = (e.agent(id).unwrap().own_pages(cache).unwrap(), cache.used_pages());
+    e.retire(cache, id).unwrap();
+    assert_eq!((used - cache.used_pages(), e.agent(id).unwrap().own_pages(cache)), (own, Ok(0)));
+}
+
 /// Views that the test forked, and what they saw then: nobody may ever write there.
 #[derive(Default)]
 struct Watch(std::collections::VecDeque<(ViewId, Vec<(Input, i32)>)>);
@@ -285,7 +292,7 @@ fn a_long_life_loses_no_page() {
                     drop(e.restart(&mut cache, id, (end - 2).max(first)..end));
                 }
                 9..12 => {
-                    e.retire(&mut cache, any(&mut rng)).unwrap();
+                    retire(&mut cache, &mut e, any(&mut rng));
                     e.compact();
                 }
                 _ => match e.step(&mut cache) {
@@ -296,7 +303,7 @@ fn a_long_life_loses_no_page() {
                     }
                     Err(Error::PoolFull { .. }) => {
                         full += 1;
-                        e.retire(&mut cache, any(&mut rng)).unwrap();
+                        retire(&mut cache, &mut e, any(&mut rng));
                     }
                     Err(other) => panic!("call {call}: {other}"),
                 },
