@@ -1,6 +1,8 @@
 //! Knowing when to stop.
 
-use colatent::ensemble::{ConfidenceRule, Drawn, Ensemble, Mode, Rules, Spawn, Stopped, group_confidence};
+use colatent::ensemble::{
+    AgentId, ConfidenceRule, Drawn, Ensemble, Mode, Rules, Spawn, Stopped, Tally, group_confidence,
+};
 use colatent::kv::KvCache;
 use colatent::sampling::{NO_TOKEN, SamplingOutput};
 use colatent::stop::{StopArgs, StopPlan, StopProblem, StopRow, StopState};
@@ -93,7 +95,7 @@ fn a_rule_needs_its_measure() {
 
 /// What was drawn for an agent that the vote has stopped meanwhile is passed over.
 #[test]
-fn a_decided_vote_ends_the_run() {
+fn what_a_stopped_agent_draws_is_passed_over() {
     let (mut memory, mut cache, mut e, _, ids) = scene(Mode::Isolated, 5, 3);
     let batch = e.step(&mut cache).unwrap();
     e.stop(ids[1], Stopped::Decided).unwrap();
@@ -103,6 +105,49 @@ fn a_decided_vote_ends_the_run() {
     e.stop(ids[1], Stopped::Budget).unwrap();
     assert_eq!(e.agent(ids[1]).unwrap().stopped, Some(Stopped::Decided), "what has stopped stays so");
     assert_eq!(e.alive().count(), 2);
+}
+
+/// Agents vote as they finish, each for the last token it said. The vote that ends a run as soon as it is decided is the
+/// vote of all, by majority and by weight; runs end earlier for it, and never before the winner leads by what is out.
+#[test]
+fn a_decided_vote_ends_the_run() {
+    let mut saved = [0, 0];
+    for seed in 0..60 {
+        for (weighted, saved) in [false, true].into_iter().zip(&mut saved) {
+            let run = |may_end: bool| {
+                let mut rng = Rng(seed);
+                let (mut memory, mut cache, mut e, root, _) = scene(Mode::Isolated, 5, 0);
+                let spawn = |s: Spawn| Spawn { max_tokens: 1 + rng.below(12) as u32, ..s };
+                let ids = e.spawn(&mut cache, root, &spawns(5).into_iter().map(spawn).collect::<Vec<_>>()).unwrap();
+                let weight = |i: usize| if weighted { 1.0 + (seed as usize + i) as f64 % 3.0 } else { 1.0 };
+                let (mut tally, mut steps) = (Tally::default(), 0);
+                let mut has_voted = [false; 5];
+                while e.alive().count() > 0 {
+                    step(&mut memory, &mut cache, &mut e);
+                    steps += 1;
+                    for (i, &id) in ids.iter().enumerate() {
+                        let agent = e.agent(id).unwrap();
+                        if !agent.is_alive() && !has_voted[i] {
+                            has_voted[i] = true;
+                            tally.cast(id, u64::from(agent.tokens.last().unwrap() % 2), weight(i)).unwrap();
+                        }
+                    }
+                    let out: f64 = (0..5).filter(|&i| !has_voted[i]).map(weight).sum();
+                    if may_end && tally.is_decided(out) {
+                        assert!(tally.margin() > out);
+                        let alive: Vec<AgentId> = e.alive().map(|a| a.id).collect();
+                        alive.iter().for_each(|&id| e.stop(id, Stopped::Decided).unwrap());
+                    }
+                }
+                (tally.winner().unwrap().0, steps)
+            };
+            let (early, whole) = (run(true), run(false));
+            assert_eq!(early.0, whole.0, "seed {seed}, weighted: {weighted}");
+            assert!(early.1 <= whole.1);
+            *saved += whole.1 - early.1;
+        }
+    }
+    assert!(saved.iter().all(|&steps| steps > 60), "{saved:?} steps of 60 runs each");
 }
 
 /// L38: the rules on the host and those that `stop` follows on the device stop the same agents at the same draw, for the
