@@ -337,6 +337,19 @@ fn a_beam_goes_on_at_its_parents_step() {
     assert_eq!((beam.sampling.step, beam.sampling.agent, beam.parent), (3, 30, Some(ids[0])));
     assert_eq!((&beam.tokens, &beam.pending), (&parent.tokens, &parent.pending));
     step(&mut memory, &mut cache, &mut e);
-    let seen = |id| tokens(&memory.all(&cache, e.agent(id).unwrap().view.unwrap()));
-    assert_eq!(seen(late), seen(ids[0]));
+    let seen = |memory: &Memory, cache: &KvCache, e: &Ensemble, id| {
+        tokens(&memory.all(cache, e.agent(id).unwrap().view.unwrap()))
+    };
+    assert_eq!(seen(&memory, &cache, &e, late), seen(&memory, &cache, &e, ids[0]));
+
+    // A beam that has stopped has no draw in the batch: when it goes on elsewhere, `begin` takes its token.
+    e.stop(late, Stopped::Decided).unwrap();
+    let batch = e.step(&mut cache).unwrap();
+    e.reparent(&mut cache, &[(late, ids[0])]).unwrap();
+    let drawn = memory.draw(&batch);
+    e.accept(&mut cache, &drawn).unwrap();
+    e.begin(&[late], &[super::mind::drawn(3)]).unwrap();
+    step(&mut memory, &mut cache, &mut e);
+    let (beam, parent) = (seen(&memory, &cache, &e, late), seen(&memory, &cache, &e, ids[0]));
+    assert_eq!((beam.split_last().unwrap().1, beam.last()), (parent.split_last().unwrap().1, Some(&3)));
 }

@@ -1,10 +1,8 @@
 //! Knowing when to stop.
 
-use colatent::ensemble::{
-    AgentId, ConfidenceRule, Drawn, Ensemble, Mode, Rules, Spawn, Stopped, Tally, group_confidence,
-};
+use colatent::ensemble::{AgentId, ConfidenceRule, Ensemble, Mode, Rules, Spawn, Stopped, Tally, group_confidence};
 use colatent::kv::KvCache;
-use colatent::sampling::{NO_TOKEN, SamplingOutput};
+use colatent::sampling::{NO_TOKEN, Sampled, SamplingOutput, SamplingRow};
 use colatent::stop::{StopArgs, StopPlan, StopProblem, StopRow, StopState};
 use colatent::{Buffer, Workspace};
 use proptest::prelude::*;
@@ -35,7 +33,7 @@ proptest! {
             let batch = e.step(&mut cache).unwrap();
             memory.write(&batch);
             prop_assert_eq!(batch.draws.is_empty(), first.is_some_and(|n| t >= n));
-            let taken: Vec<Drawn> = batch.draws.iter().map(|_| Drawn { confidence: Some(c), ..drawn(1) }).collect();
+            let taken: Vec<Sampled> = batch.draws.iter().map(|_| Sampled { confidence: c, ..drawn(1) }).collect();
             e.accept(&mut cache, &taken).unwrap();
             let agent = e.agent(id).unwrap();
             let mean = (t + 1).checked_sub(window as usize).map(|i| means[i]);
@@ -82,15 +80,18 @@ fn a_rule_needs_its_measure() {
     };
     assert!(Ensemble::new(1, Mode::Isolated, rule(0, 1.0)).is_err());
     assert!(Ensemble::new(1, Mode::Isolated, rule(1, f32::NAN)).is_err());
-    let mut cache = KvCache::new(4, 100).unwrap();
-    let root = Memory::default().prompt(&mut cache, 3);
-    let mut e = Ensemble::new(1, Mode::Isolated, rule(2, 1.0)).unwrap();
-    e.spawn(&mut cache, root, &spawns(1)).unwrap();
+    // A draw asks for what the rule needs, and what was not asked for is not taken for a confidence of 0.
+    let (_, mut cache, mut e, _, ids) = scene(Mode::Isolated, 3, 1);
     e.step(&mut cache).unwrap();
-    let before = e.agents().to_vec();
-    assert!(e.accept(&mut cache, &[Drawn { confidence: None, ..drawn(1) }]).is_err());
-    assert_eq!(e.agents(), before);
     e.accept(&mut cache, &[drawn(1)]).unwrap();
+    assert!(e.agent(ids[0]).unwrap().confidences.is_empty());
+    let mut e = Ensemble::new(1, Mode::Isolated, rule(2, 0.5)).unwrap();
+    let root = Memory::default().prompt(&mut cache, 3);
+    let asks = SamplingRow { confidence: 7, ..SamplingRow::default() };
+    e.spawn(&mut cache, root, &[Spawn { sampling: asks, ..spawns(1)[0].clone() }]).unwrap();
+    assert_eq!(e.step(&mut cache).unwrap().draws[0].sampling.confidence, 2);
+    e.accept(&mut cache, &[drawn(1)]).unwrap();
+    assert_eq!(e.agents()[0].confidences, [1.0]);
 }
 
 /// What was drawn for an agent that the vote has stopped meanwhile is passed over.
@@ -182,8 +183,7 @@ fn host_and_device_stop_alike() {
                     .collect();
                 let sampled = Buffer::zeros(device, 16 * rows.len()).unwrap();
                 sampled.write(0, bytemuck::cast_slice(words.as_flattened())).unwrap();
-                let drawn: Vec<Drawn> =
-                    SamplingOutput::read(&sampled, rows.len()).unwrap().into_iter().map(Drawn::from).collect();
+                let drawn = SamplingOutput::read(&sampled, rows.len()).unwrap();
                 let end_tokens = &[9];
                 let problem =
                     StopProblem { rows: &rows, slots: agents, window: window as usize, threshold, end_tokens };

@@ -1,9 +1,9 @@
 //! From many agents to one: joins, votes, mixtures, restarts.
 
-use colatent::ensemble::{AgentId, Drawn, Mode, Spawn, Tally, mix};
+use colatent::ensemble::{AgentId, Mode, Spawn, Tally, mix};
 use colatent::kv::Join;
 use colatent::lm_head::{LmHeadArgs, LmHeadPlan, LmHeadProblem};
-use colatent::sampling::{SamplingArgs, SamplingOutput, SamplingPlan, SamplingProblem, SamplingRow};
+use colatent::sampling::{Sampled, SamplingArgs, SamplingOutput, SamplingPlan, SamplingProblem, SamplingRow};
 use colatent::{Buffer, DType, Tensor, Workspace};
 use proptest::prelude::*;
 
@@ -74,7 +74,7 @@ fn the_best_agent_is_the_likeliest_in_the_mean() {
     assert_eq!(e.best(), None);
     for round in [[-1.0, -0.5, -2.0], [-1.0, -2.0, -0.25]] {
         e.step(&mut cache).unwrap();
-        let drawn = round.map(|log_prob| Drawn { token: 1, log_prob, confidence: None });
+        let drawn = round.map(|log_prob| Sampled { token: 1, log_prob, ..Sampled::default() });
         e.accept(&mut cache, &drawn).unwrap();
     }
     assert_eq!(e.best(), Some(ids[0]));
