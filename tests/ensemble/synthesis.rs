@@ -237,8 +237,8 @@ fn a_mixture_speaks_with_one_voice() {
     }
 }
 
-/// L37 on a device: a token drawn by `lm_head` from mixed hidden states is the one drawn by `sampling` from mixed logits, and
-/// with all weight on one agent its own. Whole numbers and eighths, so that every product and sum is exact.
+/// L37 on a device: a token drawn by `lm_head` from mixed hidden states is the one drawn by `sampling` from mixed logits,
+/// and with all weight on one agent its own. Whole numbers and eighths, so that every product and sum is exact.
 #[test]
 fn hidden_states_and_logits_mix_alike() {
     const WIDTH: usize = 16;
