@@ -4,8 +4,9 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use colatent::ensemble::{AgentId, Drawn, Ensemble, Mode, Rules, Spawn, Tally};
+use colatent::ensemble::{AgentId, Ensemble, Mode, Rules, Spawn, Tally};
 use colatent::kv::{Join, KvCache, Modality, ViewId};
+use colatent::sampling::Sampled;
 use criterion::{Criterion, criterion_group, criterion_main};
 
 const AGENTS: usize = 64;
@@ -31,7 +32,7 @@ fn thinking(mode: Mode, steps: usize) -> (KvCache, Ensemble, Vec<AgentId>) {
 
 fn step(cache: &mut KvCache, ensemble: &mut Ensemble) {
     let batch = ensemble.step(cache).expect("room");
-    let drawn = vec![Drawn { token: 1, log_prob: -1.0, confidence: None }; batch.draws.len()];
+    let drawn = vec![Sampled { token: 1, log_prob: -1.0, ..Sampled::default() }; batch.draws.len()];
     ensemble.accept(cache, &drawn).expect("a token each");
 }
 

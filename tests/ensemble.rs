@@ -7,7 +7,9 @@
 //! (life); a failed step that is not undone (life); drafts drawn at the step of the first, losing drafts not cut off, the
 //! view before a branch not given up (drafts, the long life); residuals of the target alone (drafts: chi-square); a place
 //! written again that others see (thinking, the long life, and `kv`); an answer in its thought's segment, a window half
-//! kept (thinking); a stop at the threshold (stopping); votes summed in the order of casting (synthesis).
+//! kept (thinking); a stop at the threshold, a vote called decided when the lead is what is still out (stopping, synthesis);
+//! votes summed in the order of casting, the weights of a mixture forgotten (synthesis); pages counted once per entry, or
+//! those of an author as its reader's (the long life).
 #![allow(missing_docs)]
 
 mod harness;

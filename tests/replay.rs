@@ -3,10 +3,11 @@
 //! Planted and seen red: runs that end where the first step ends, or a token before it (masks, tiles, layers, capture);
 //! tiles called full that are full in the first step only (tiles and splits, layers); a row that stays at its slot, or at the
 //! position of the first step (masks and others); a place past the room written (past the room); noise of the first step
-//! (draws). Rows that end (ended): states of ended rows still merged (CUDA, both kernels), keys and queries of ended rows
-//! written (CUDA, WebGPU), draws of ended rows not passed over (CUDA `sampling`, WebGPU `lm_head_combine`), a block of `lm_head`
-//! that ends with its first row (CUDA), noise of the first step in `lm_head` (WebGPU). Outputs turned back by the positions
-//! of the first step (layers).
+//! (draws). Outputs turned back by the positions of the first step (layers).
+//! Rows that end (ended): states of ended rows still merged (CUDA, both kernels); what a tile of rows makes of one that has
+//! ended while others go on kept (WebGPU, both kernels; hidden as long as nothing but NaN was left in q); keys and queries of
+//! ended rows written (CUDA, WebGPU); draws of ended rows not passed over (CUDA `sampling`, WebGPU `lm_head_combine`); a
+//! block of `lm_head` that ends with its first row (CUDA); noise of the first step in `lm_head` (WebGPU).
 #[path = "replay/ended.rs"]
 mod ended;
 mod harness;

@@ -5,6 +5,11 @@
 //! frequencies follow the softmax; truncations that are off change no bit; temperature 0 is argmax; a draw depends on
 //! (seed, agent, step) and its own logits only; what lies between rows or after the output does not matter; refusals.
 //!
+//! Power of the frequencies, with fixed seeds, against 99.9 % quantiles of chi-square: a law that is off by v in total
+//! variation has a noncentrality of n * sum of d^2 / p, which is at least n (2 v)^2 (Cauchy, Schwarz). Of 20000 draws
+//! v = 0.03 gives 72, and is seen with probability above 0.999 at 11 degrees of freedom, as at 5. Streams that are to be
+//! independent share at most 2 of 64 draws; two that shared a tenth of them would be seen with probability 0.95.
+//!
 //! Tokens may differ only where f32 cannot decide: two scores, or a token and its threshold, within `CLOSE`. Even then
 //! the token must be one of the candidates. Such rows are counted and bounded.
 //!

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::ops::AddAssign;
 
 use colatent::attention::{AttentionArgs, AttentionPlan, AttentionProblem, QueryRows, Stats};
-use colatent::ensemble::{Batch, Drawn, mix};
+use colatent::ensemble::{Batch, mix};
 use colatent::kv::{KvCache, Modality, ViewId};
 use colatent::kv_append::{KvAppendArgs, KvAppendPlan, KvAppendProblem};
 use colatent::layer::{LayerConstants, LayerSpec, LayerWeights};
@@ -187,22 +187,20 @@ impl Engine {
 
     /// Draws a byte for each row of the stream, and says how sure the model is. A draw depends on seed, agent and step
     /// alone, never on who else draws.
-    pub fn sample(&mut self, hidden: &[f32], rows: &[SamplingRow]) -> Result<Vec<Drawn>> {
+    pub fn sample(&mut self, hidden: &[f32], rows: &[SamplingRow]) -> Result<Vec<Sampled>> {
         if rows.is_empty() {
             return Ok(Vec::new());
         }
         let logits = self.model.logits(hidden);
-        let drawn = self.draw(&logits, rows, OUTPUT_MULTIPLIER, Some(LOGIT_CAP))?;
-        Ok(drawn.into_iter().map(Drawn::from).collect())
+        self.draw(&logits, rows, OUTPUT_MULTIPLIER, Some(LOGIT_CAP))
     }
 
     /// One byte for all rows: drawn from the mean of their distributions, since a cap comes between them and the head.
-    pub fn sample_mixed(&mut self, hidden: &[f32], row: SamplingRow) -> Result<Drawn> {
+    pub fn sample_mixed(&mut self, hidden: &[f32], row: SamplingRow) -> Result<Sampled> {
         let logits: Vec<Vec<f32>> = self.model.logits(hidden).chunks(VOCAB).map(capped).collect();
         let rows: Vec<&[f32]> = logits.iter().map(Vec::as_slice).collect();
         let mixed = mix::probabilities(&rows, &vec![1.0; rows.len()])?;
-        let drawn = self.draw(&mixed, &[row], 1.0, None)?;
-        Ok(Drawn::from(*drawn.first().ok_or("a row gives a token")?))
+        Ok(*self.draw(&mixed, &[row], 1.0, None)?.first().ok_or("a row gives a token")?)
     }
 
     fn draw(

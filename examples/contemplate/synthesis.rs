@@ -1,8 +1,9 @@
 //! The ways from many thoughts to one answer.
 
 use clap::ValueEnum;
-use colatent::ensemble::{AgentId, Drawn, Ensemble, Spawn, Tally};
+use colatent::ensemble::{AgentId, Ensemble, Spawn, Tally};
 use colatent::kv::Join;
+use colatent::sampling::Sampled;
 
 use crate::Result;
 use crate::engine::Engine;
@@ -126,7 +127,7 @@ fn speak(
         let batch = ensemble.step(&mut engine.cache)?;
         let hidden = engine.forward(&batch, embed(engine, &batch, &[]))?;
         let last = drawn_rows(&batch, &hidden);
-        let drawn: Vec<Drawn> = match batch.draws.first() {
+        let drawn: Vec<Sampled> = match batch.draws.first() {
             Some(first) if with_one_voice => vec![engine.sample_mixed(&last, first.sampling)?; batch.draws.len()],
             _ => engine.sample(&last, &batch.sampling_rows())?,
         };

@@ -1,9 +1,9 @@
 //! Taking back what was drawn: tokens, stops, and which drafts stay.
 
 use super::batch::Flight;
-use super::{Agent, AgentId, Drawn, Ensemble, Item, OP, Rules, Stopped};
+use super::{Agent, AgentId, Ensemble, Item, OP, Rules, Stopped};
 use crate::kv::KvCache;
-use crate::sampling::{NO_TOKEN, SamplingRow};
+use crate::sampling::{NO_TOKEN, Sampled, SamplingRow};
 use crate::{Error, Result};
 
 impl Ensemble {
@@ -14,12 +14,11 @@ impl Ensemble {
     }
 
     /// Takes a first token for each agent, drawn from the last row of what it was spawned from.
-    pub fn begin(&mut self, ids: &[AgentId], drawn: &[Drawn]) -> Result<()> {
+    pub fn begin(&mut self, ids: &[AgentId], drawn: &[Sampled]) -> Result<()> {
         self.check_landed("begin")?;
         if ids.len() != drawn.len() {
             return Err(Error::invalid(OP, "drawn", format!("{} tokens", ids.len()), drawn.len()));
         }
-        self.check_measured(drawn)?;
         for &id in ids {
             if !self.agent(id)?.pending.is_empty() {
                 return Err(Error::invalid(OP, "ids", "agents without anything to be fed", format!("{id:?}")));
@@ -36,14 +35,12 @@ impl Ensemble {
     /// it drew; the others leave its view. What was drawn for agents that have stopped meanwhile is passed over.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for another number of tokens, and for a missing confidence where a rule needs it; nothing is
-    /// taken then.
-    pub fn accept(&mut self, cache: &mut KvCache, drawn: &[Drawn]) -> Result<()> {
+    /// [`Error::Invalid`] for another number of tokens; nothing is taken then.
+    pub fn accept(&mut self, cache: &mut KvCache, drawn: &[Sampled]) -> Result<()> {
         let expected: usize = self.flights.iter().map(|f| f.nodes.len()).sum();
         if drawn.len() != expected {
             return Err(Error::invalid(OP, "drawn", format!("{expected} tokens"), drawn.len()));
         }
-        self.check_measured(drawn)?;
         let mut rest = drawn;
         for flight in std::mem::take(&mut self.flights) {
             let (own, others) = rest.split_at(flight.nodes.len());
@@ -53,15 +50,7 @@ impl Ensemble {
         Ok(())
     }
 
-    fn check_measured(&self, drawn: &[Drawn]) -> Result<()> {
-        let missing = drawn.iter().any(|d| d.confidence.is_none());
-        if self.rules.confidence.is_some() && missing {
-            return Err(Error::invalid(OP, "confidence", "one per draw, which the rules ask for", "none"));
-        }
-        Ok(())
-    }
-
-    fn land(&mut self, cache: &mut KvCache, flight: &Flight, drawn: &[Drawn]) -> Result<()> {
+    fn land(&mut self, cache: &mut KvCache, flight: &Flight, drawn: &[Sampled]) -> Result<()> {
         let Some(i) = self.agents.iter().position(|a| a.id == flight.agent && a.view.is_some()) else { return Ok(()) };
         // A draft is right iff it is what the agent draws there: with noise that belongs to the step, its tokens are
         // those it would have said one by one.
@@ -92,7 +81,7 @@ impl Ensemble {
 }
 
 /// The agent says what was drawn, or what is forced on it. The token if it may go on to a draft behind it.
-fn say(agent: &mut Agent, rules: &Rules, drawn: &Drawn) -> Option<u32> {
+fn say(agent: &mut Agent, rules: &Rules, drawn: &Sampled) -> Option<u32> {
     agent.sampling.step += 1;
     if drawn.token == NO_TOKEN {
         agent.stopped = Some(Stopped::NoDistribution);
@@ -105,7 +94,9 @@ fn say(agent: &mut Agent, rules: &Rules, drawn: &Drawn) -> Option<u32> {
     agent.tokens.push(token);
     agent.log_probs.push(if forced.is_some() { 0.0 } else { drawn.log_prob });
     agent.forced += u32::from(forced.is_some());
-    agent.confidences.extend(drawn.confidence);
+    if agent.sampling.confidence > 0 {
+        agent.confidences.push(drawn.confidence);
+    }
     if thinking.is_some_and(|t| t.close == token) {
         (agent.is_answering, agent.is_closing) = (true, true);
     } else if rules.end_tokens.contains(&token) {

@@ -157,15 +157,17 @@ impl Agent {
         group_confidence(&self.confidences, window)
     }
 
-    /// Pages that hold its own tokens and nobody else's view reaches; 0 once it is retired.
+    /// Pages that its view reaches and no other: what retiring it gives back. 0 once it is retired.
     pub fn own_pages(&self, cache: &KvCache) -> Result<usize> {
         let Some(view) = self.view else { return Ok(0) };
-        let mut pages = 0;
+        let mut reached: Vec<u32> = Vec::new();
         for entry in cache.view(view)?.entries() {
-            let segment = cache.segment(entry.segment)?;
-            pages += segment.pages().iter().filter(|&&page| cache.page_refs(page) == 1).count();
+            let pages = entry.end().div_ceil(cache.page_size() as u32) as usize;
+            reached.extend(cache.segment(entry.segment)?.pages().iter().take(pages));
         }
-        Ok(pages)
+        reached.sort_unstable();
+        let is_own = |refs: &&[u32]| refs.first().is_some_and(|&page| cache.page_refs(page) == refs.len());
+        Ok(reached.chunk_by(|a, b| a == b).filter(is_own).count())
     }
 
     pub(super) fn live_view(&self) -> Result<ViewId> {

@@ -63,7 +63,7 @@ pub fn keep(scores: &[f32], budget: usize, recent: usize) -> Vec<bool> {
 impl Ensemble {
     /// Drops those of the agent's own slots that are not kept; its next tokens are written in their places, without a page
     /// more, and stand at the positions that follow. Places that somebody else reaches are dropped and not written again.
-    /// Drafts that were proposed are given up.
+    /// Drafts that were proposed are given up, unless all is kept.
     ///
     /// `kinds` are the lifetimes of all layer kinds of the model.
     ///
@@ -100,6 +100,9 @@ impl Ensemble {
         let seen: Vec<i32> = cache.view(view)?.pieces(slots.clone()).flat_map(|e| e.slot_base..e.slot_end()).collect();
         let gone = |slot: &i32| kept.get((slot - slots.start) as usize) == Some(&false);
         let mut vacant: Vec<i32> = seen.into_iter().filter(gone).collect();
+        if vacant.is_empty() {
+            return Ok(());
+        }
         for &slot in &vacant {
             cache.drop_range(view, slot..slot + 1)?;
         }

@@ -37,7 +37,7 @@ pub use batch::{Batch, Draw, Input};
 pub use draft::Tree;
 pub use evict::{importance_and_redundancy, keep};
 pub use reading::Mode;
-pub use stop::{ConfidenceRule, Drawn, Rules, group_confidence};
+pub use stop::{ConfidenceRule, Rules, group_confidence};
 pub use thinking::Thinking;
 pub use vote::Tally;
 
@@ -173,8 +173,9 @@ impl Ensemble {
     }
 
     /// A step of beam search: agent `child` of each pair goes on where `parent` stands, and keeps its own name and noise.
-    /// To be called between [`Ensemble::step`] and [`Ensemble::accept`], which then takes the token of each beam. All
-    /// pairs read the state before the call; old views are given up.
+    /// To be called between [`Ensemble::step`] and [`Ensemble::accept`], which then takes the token of each beam that has a
+    /// draw in the batch; one that had stopped before has none, and [`Ensemble::begin`] takes its token. All pairs read the
+    /// state before the call; old views are given up.
     ///
     /// # Errors
     /// [`Error::Invalid`] for retired agents, an agent that is twice a child, and agents with drafts in flight.

@@ -1,28 +1,9 @@
-//! Knowing when to stop: what a draw tells, and the rules.
+//! Knowing when to stop: the rules.
 //!
 //! Confidence and groups are those of DeepConf (arXiv 2508.15260); the sampler defines the confidence of a draw.
 
 use super::OP;
-use crate::sampling::Sampled;
 use crate::{Error, Result};
-
-/// What was drawn for one [`Draw`](super::Draw).
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Drawn {
-    /// The token, or [`NO_TOKEN`](crate::sampling::NO_TOKEN).
-    pub token: u32,
-    /// Natural logarithm of its probability.
-    pub log_prob: f32,
-    /// The sampler's confidence, if it was measured.
-    pub confidence: Option<f32>,
-}
-
-/// The confidence is what the sampler measured: 0 for rows that ask for none.
-impl From<Sampled> for Drawn {
-    fn from(sampled: Sampled) -> Self {
-        Drawn { token: sampled.token, log_prob: sampled.log_prob, confidence: Some(sampled.confidence) }
-    }
-}
 
 /// When agents stop, beside their own budgets.
 #[derive(Debug, Clone, Default, PartialEq)]

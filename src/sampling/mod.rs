@@ -79,7 +79,7 @@ const OP: &str = "sampling";
 pub const NO_TOKEN: u32 = u32::MAX;
 
 /// What was drawn for one row.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Sampled {
     /// The token's id, or [`NO_TOKEN`].
     pub token: u32,

@@ -192,6 +192,13 @@ fn beams_follow_any_parent() {
     }
 }
 
+/// Gives an agent up, and with it the pages that it said were its own.
+fn retire(cache: &mut KvCache, e: &mut Ensemble, id: AgentId) {
+    let (own, used) = (e.agent(id).unwrap().own_pages(cache).unwrap(), cache.used_pages());
+    e.retire(cache, id).unwrap();
+    assert_eq!((used - cache.used_pages(), e.agent(id).unwrap().own_pages(cache)), (own, Ok(0)));
+}
+
 /// Views that the test forked, and what they saw then: nobody may ever write there.
 #[derive(Default)]
 struct Watch(std::collections::VecDeque<(ViewId, Vec<(Input, i32)>)>);
@@ -285,7 +292,7 @@ fn a_long_life_loses_no_page() {
                     drop(e.restart(&mut cache, id, (end - 2).max(first)..end));
                 }
                 9..12 => {
-                    e.retire(&mut cache, any(&mut rng)).unwrap();
+                    retire(&mut cache, &mut e, any(&mut rng));
                     e.compact();
                 }
                 _ => match e.step(&mut cache) {
@@ -296,7 +303,7 @@ fn a_long_life_loses_no_page() {
                     }
                     Err(Error::PoolFull { .. }) => {
                         full += 1;
-                        e.retire(&mut cache, any(&mut rng)).unwrap();
+                        retire(&mut cache, &mut e, any(&mut rng));
                     }
                     Err(other) => panic!("call {call}: {other}"),
                 },
@@ -330,6 +337,19 @@ fn a_beam_goes_on_at_its_parents_step() {
     assert_eq!((beam.sampling.step, beam.sampling.agent, beam.parent), (3, 30, Some(ids[0])));
     assert_eq!((&beam.tokens, &beam.pending), (&parent.tokens, &parent.pending));
     step(&mut memory, &mut cache, &mut e);
-    let seen = |id| tokens(&memory.all(&cache, e.agent(id).unwrap().view.unwrap()));
-    assert_eq!(seen(late), seen(ids[0]));
+    let seen = |memory: &Memory, cache: &KvCache, e: &Ensemble, id| {
+        tokens(&memory.all(cache, e.agent(id).unwrap().view.unwrap()))
+    };
+    assert_eq!(seen(&memory, &cache, &e, late), seen(&memory, &cache, &e, ids[0]));
+
+    // A beam that has stopped has no draw in the batch: when it goes on elsewhere, `begin` takes its token.
+    e.stop(late, Stopped::Decided).unwrap();
+    let batch = e.step(&mut cache).unwrap();
+    e.reparent(&mut cache, &[(late, ids[0])]).unwrap();
+    let drawn = memory.draw(&batch);
+    e.accept(&mut cache, &drawn).unwrap();
+    e.begin(&[late], &[super::mind::drawn(3)]).unwrap();
+    step(&mut memory, &mut cache, &mut e);
+    let (beam, parent) = (seen(&memory, &cache, &e, late), seen(&memory, &cache, &e, ids[0]));
+    assert_eq!((beam.split_last().unwrap().1, beam.last()), (parent.split_last().unwrap().1, Some(&3)));
 }

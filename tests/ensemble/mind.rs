@@ -4,11 +4,11 @@
 use std::collections::HashMap;
 
 use colatent::attention::{AttentionArgs, AttentionPlan, AttentionProblem, Stats};
-use colatent::ensemble::{Batch, Drawn, Ensemble, Input};
+use colatent::ensemble::{Batch, Ensemble, Input};
 use colatent::kv::{KvCache, Modality, ViewId};
 use colatent::kv_append::{KvAppendArgs, KvAppendPlan, KvAppendProblem};
 use colatent::layer::{LayerConstants, LayerSpec, Pairing, Rope};
-use colatent::sampling::{SamplingArgs, SamplingOutput, SamplingPlan, SamplingProblem};
+use colatent::sampling::{Sampled, SamplingArgs, SamplingOutput, SamplingPlan, SamplingProblem};
 use colatent::{Buffer, DType, Device, Tensor, Workspace};
 
 use crate::harness::{Rng, poisoned};
@@ -59,7 +59,7 @@ impl Memory {
     }
 
     /// Writes the batch down and draws by a hash of agent and step.
-    pub fn draw(&mut self, batch: &Batch) -> Vec<Drawn> {
+    pub fn draw(&mut self, batch: &Batch) -> Vec<Sampled> {
         self.write(batch);
         batch.draws.iter().map(|d| drawn(hashed(d.sampling.agent, d.sampling.step))).collect()
     }
@@ -69,8 +69,8 @@ pub fn hashed(agent: u32, step: u32) -> u32 {
     Rng(u64::from(agent) << 32 | u64::from(step)).below(VOCAB) as u32
 }
 
-pub fn drawn(token: u32) -> Drawn {
-    Drawn { token, log_prob: -1.0, confidence: Some(1.0) }
+pub fn drawn(token: u32) -> Sampled {
+    Sampled { token, log_prob: -1.0, confidence: 1.0, ..Sampled::default() }
 }
 
 pub fn tokens(inputs: &[(Input, i32)]) -> Vec<u32> {
@@ -184,7 +184,7 @@ impl Mind {
         ensemble: &Ensemble,
         rows: Vec<colatent::sampling::SamplingRow>,
         logits: &[Vec<f32>],
-    ) -> Vec<Drawn> {
+    ) -> Vec<Sampled> {
         let n = rows.len();
         if n == 0 {
             return Vec::new();
@@ -201,8 +201,7 @@ impl Mind {
         let out = Buffer::zeros(&self.device, SamplingOutput::bytes(n)).unwrap();
         let plan = SamplingPlan::new(&self.device, &problem).unwrap();
         plan.run(&SamplingArgs { logits: &tensor, out: &out }, &mut Workspace::new(&self.device).unwrap()).unwrap();
-        let sampled = SamplingOutput::read(&out, n).unwrap();
-        sampled.into_iter().map(Drawn::from).collect()
+        SamplingOutput::read(&out, n).unwrap()
     }
 
     /// One step of the ensemble.

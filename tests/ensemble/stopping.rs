@@ -1,8 +1,8 @@
 //! Knowing when to stop.
 
-use colatent::ensemble::{ConfidenceRule, Drawn, Ensemble, Mode, Rules, Spawn, Stopped, group_confidence};
+use colatent::ensemble::{AgentId, ConfidenceRule, Ensemble, Mode, Rules, Spawn, Stopped, Tally, group_confidence};
 use colatent::kv::KvCache;
-use colatent::sampling::{NO_TOKEN, SamplingOutput};
+use colatent::sampling::{NO_TOKEN, Sampled, SamplingOutput, SamplingRow};
 use colatent::stop::{StopArgs, StopPlan, StopProblem, StopRow, StopState};
 use colatent::{Buffer, Workspace};
 use proptest::prelude::*;
@@ -33,7 +33,7 @@ proptest! {
             let batch = e.step(&mut cache).unwrap();
             memory.write(&batch);
             prop_assert_eq!(batch.draws.is_empty(), first.is_some_and(|n| t >= n));
-            let taken: Vec<Drawn> = batch.draws.iter().map(|_| Drawn { confidence: Some(c), ..drawn(1) }).collect();
+            let taken: Vec<Sampled> = batch.draws.iter().map(|_| Sampled { confidence: c, ..drawn(1) }).collect();
             e.accept(&mut cache, &taken).unwrap();
             let agent = e.agent(id).unwrap();
             let mean = (t + 1).checked_sub(window as usize).map(|i| means[i]);
@@ -80,20 +80,23 @@ fn a_rule_needs_its_measure() {
     };
     assert!(Ensemble::new(1, Mode::Isolated, rule(0, 1.0)).is_err());
     assert!(Ensemble::new(1, Mode::Isolated, rule(1, f32::NAN)).is_err());
-    let mut cache = KvCache::new(4, 100).unwrap();
-    let root = Memory::default().prompt(&mut cache, 3);
-    let mut e = Ensemble::new(1, Mode::Isolated, rule(2, 1.0)).unwrap();
-    e.spawn(&mut cache, root, &spawns(1)).unwrap();
+    // A draw asks for what the rule needs, and what was not asked for is not taken for a confidence of 0.
+    let (_, mut cache, mut e, _, ids) = scene(Mode::Isolated, 3, 1);
     e.step(&mut cache).unwrap();
-    let before = e.agents().to_vec();
-    assert!(e.accept(&mut cache, &[Drawn { confidence: None, ..drawn(1) }]).is_err());
-    assert_eq!(e.agents(), before);
     e.accept(&mut cache, &[drawn(1)]).unwrap();
+    assert!(e.agent(ids[0]).unwrap().confidences.is_empty());
+    let mut e = Ensemble::new(1, Mode::Isolated, rule(2, 0.5)).unwrap();
+    let root = Memory::default().prompt(&mut cache, 3);
+    let asks = SamplingRow { confidence: 7, ..SamplingRow::default() };
+    e.spawn(&mut cache, root, &[Spawn { sampling: asks, ..spawns(1)[0].clone() }]).unwrap();
+    assert_eq!(e.step(&mut cache).unwrap().draws[0].sampling.confidence, 2);
+    e.accept(&mut cache, &[drawn(1)]).unwrap();
+    assert_eq!(e.agents()[0].confidences, [1.0]);
 }
 
 /// What was drawn for an agent that the vote has stopped meanwhile is passed over.
 #[test]
-fn a_decided_vote_ends_the_run() {
+fn what_a_stopped_agent_draws_is_passed_over() {
     let (mut memory, mut cache, mut e, _, ids) = scene(Mode::Isolated, 5, 3);
     let batch = e.step(&mut cache).unwrap();
     e.stop(ids[1], Stopped::Decided).unwrap();
@@ -103,6 +106,49 @@ fn a_decided_vote_ends_the_run() {
     e.stop(ids[1], Stopped::Budget).unwrap();
     assert_eq!(e.agent(ids[1]).unwrap().stopped, Some(Stopped::Decided), "what has stopped stays so");
     assert_eq!(e.alive().count(), 2);
+}
+
+/// Agents vote as they finish, each for the last token it said. The vote that ends a run as soon as it is decided is the
+/// vote of all, by majority and by weight; runs end earlier for it, and never before the winner leads by what is out.
+#[test]
+fn a_decided_vote_ends_the_run() {
+    let mut saved = [0, 0];
+    for seed in 0..60 {
+        for (weighted, saved) in [false, true].into_iter().zip(&mut saved) {
+            let run = |may_end: bool| {
+                let mut rng = Rng(seed);
+                let (mut memory, mut cache, mut e, root, _) = scene(Mode::Isolated, 5, 0);
+                let spawn = |s: Spawn| Spawn { max_tokens: 1 + rng.below(12) as u32, ..s };
+                let ids = e.spawn(&mut cache, root, &spawns(5).into_iter().map(spawn).collect::<Vec<_>>()).unwrap();
+                let weight = |i: usize| if weighted { 1.0 + (seed as usize + i) as f64 % 3.0 } else { 1.0 };
+                let (mut tally, mut steps) = (Tally::default(), 0);
+                let mut has_voted = [false; 5];
+                while e.alive().count() > 0 {
+                    step(&mut memory, &mut cache, &mut e);
+                    steps += 1;
+                    for (i, &id) in ids.iter().enumerate() {
+                        let agent = e.agent(id).unwrap();
+                        if !agent.is_alive() && !has_voted[i] {
+                            has_voted[i] = true;
+                            tally.cast(id, u64::from(agent.tokens.last().unwrap() % 2), weight(i)).unwrap();
+                        }
+                    }
+                    let out: f64 = (0..5).filter(|&i| !has_voted[i]).map(weight).sum();
+                    if may_end && tally.is_decided(out) {
+                        assert!(tally.margin() > out);
+                        let alive: Vec<AgentId> = e.alive().map(|a| a.id).collect();
+                        alive.iter().for_each(|&id| e.stop(id, Stopped::Decided).unwrap());
+                    }
+                }
+                (tally.winner().unwrap().0, steps)
+            };
+            let (early, whole) = (run(true), run(false));
+            assert_eq!(early.0, whole.0, "seed {seed}, weighted: {weighted}");
+            assert!(early.1 <= whole.1);
+            *saved += whole.1 - early.1;
+        }
+    }
+    assert!(saved.iter().all(|&steps| steps > 60), "{saved:?} steps of 60 runs each");
 }
 
 /// L38: the rules on the host and those that `stop` follows on the device stop the same agents at the same draw, for the
@@ -137,8 +183,7 @@ fn host_and_device_stop_alike() {
                     .collect();
                 let sampled = Buffer::zeros(device, 16 * rows.len()).unwrap();
                 sampled.write(0, bytemuck::cast_slice(words.as_flattened())).unwrap();
-                let drawn: Vec<Drawn> =
-                    SamplingOutput::read(&sampled, rows.len()).unwrap().into_iter().map(Drawn::from).collect();
+                let drawn = SamplingOutput::read(&sampled, rows.len()).unwrap();
                 let end_tokens = &[9];
                 let problem =
                     StopProblem { rows: &rows, slots: agents, window: window as usize, threshold, end_tokens };

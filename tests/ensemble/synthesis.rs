@@ -1,7 +1,10 @@
 //! From many agents to one: joins, votes, mixtures, restarts.
 
-use colatent::ensemble::{AgentId, Drawn, Mode, Spawn, Tally, mix};
+use colatent::ensemble::{AgentId, Mode, Spawn, Tally, mix};
 use colatent::kv::Join;
+use colatent::lm_head::{LmHeadArgs, LmHeadPlan, LmHeadProblem};
+use colatent::sampling::{Sampled, SamplingArgs, SamplingOutput, SamplingPlan, SamplingProblem, SamplingRow};
+use colatent::{Buffer, DType, Tensor, Workspace};
 use proptest::prelude::*;
 
 use super::mind::{Mind, VOCAB, tokens};
@@ -71,7 +74,7 @@ fn the_best_agent_is_the_likeliest_in_the_mean() {
     assert_eq!(e.best(), None);
     for round in [[-1.0, -0.5, -2.0], [-1.0, -2.0, -0.25]] {
         e.step(&mut cache).unwrap();
-        let drawn = round.map(|log_prob| Drawn { token: 1, log_prob, confidence: None });
+        let drawn = round.map(|log_prob| Sampled { token: 1, log_prob, ..Sampled::default() });
         e.accept(&mut cache, &drawn).unwrap();
     }
     assert_eq!(e.best(), Some(ids[0]));
@@ -124,7 +127,7 @@ proptest! {
         }
         prop_assert_eq!(&tally, &shuffled);
         let (winner, most) = tally.winner().unwrap();
-        for answer in 0..4u64 {
+        for answer in votes.iter().map(|v| v.0) {
             let total: f64 = votes.iter().filter(|v| v.0 == answer).map(|v| weight(v.1)).sum();
             prop_assert!(total < most + 1e-9);
             prop_assert!(answer >= winner || total < most);
@@ -175,6 +178,8 @@ proptest! {
             prop_assert!((alone[t] - same[t]).abs() < 1e-5);
             let want: f64 = (0..rows).map(|k| f64::from(weights[k]) * p(k)).sum::<f64>() / total;
             prop_assert!((f64::from(mixed[t]).exp() - want).abs() < 1e-6);
+            let mean: f64 = (0..rows).map(|k| f64::from(weights[k]) * f64::from(logits[k][t])).sum::<f64>() / total;
+            prop_assert!((f64::from(last[t]) - mean).abs() <= 2e-7 * mean.abs() + 1e-6, "{} {mean}", last[t]);
         }
     }
 }
@@ -202,24 +207,91 @@ fn votes_and_mixtures_refuse_what_has_no_meaning() {
     assert_eq!(mix::linear(&[&[1.0], &[f32::NAN]], &[1.0, 0.0]).unwrap(), [1.0]);
 }
 
-/// One token for all: the agents of a mixture go on with the same token, each in its own context.
+/// One token for all: the agents of a mixture go on with the same token, each in its own context. L37: a mixture of equal
+/// traces is one trace.
 #[test]
 fn a_mixture_speaks_with_one_voice() {
     for device in devices() {
-        let mut mind = Mind::new(device);
-        let (root, _) = mind.prompt(&(0..20).collect::<Vec<_>>());
-        let mut e = ensemble(Mode::Isolated);
-        let ids = e.spawn(&mut mind.cache, root, &spawns(3)).unwrap();
-        for _ in 0..4 {
-            let batch = e.step(&mut mind.cache).unwrap();
-            let logits = mind.logits(&batch);
-            let rows: Vec<&[f32]> = logits.iter().map(Vec::as_slice).collect();
-            let mixed = mix::probabilities(&rows, &[1.0; 3]).unwrap();
-            assert_eq!(mixed.len(), VOCAB);
-            let one = mind.sample(&e, batch.sampling_rows()[..1].to_vec(), &[mixed])[0];
-            e.accept(&mut mind.cache, &[one; 3]).unwrap();
+        let say = |suffixes: &[u32]| -> Vec<u32> {
+            let mut mind = Mind::new(device);
+            let (root, _) = mind.prompt(&(0..20).collect::<Vec<_>>());
+            let mut e = ensemble(Mode::Isolated);
+            let spawn = |&s: &u32| Spawn { suffix: vec![s], ..Spawn::default() };
+            let ids = e.spawn(&mut mind.cache, root, &suffixes.iter().map(spawn).collect::<Vec<_>>()).unwrap();
+            for _ in 0..6 {
+                let batch = e.step(&mut mind.cache).unwrap();
+                let logits = mind.logits(&batch);
+                let rows: Vec<&[f32]> = logits.iter().map(Vec::as_slice).collect();
+                let mixed = mix::probabilities(&rows, &vec![1.0; rows.len()]).unwrap();
+                assert_eq!(mixed.len(), VOCAB);
+                let one = mind.sample(&e, batch.sampling_rows()[..1].to_vec(), &[mixed])[0];
+                e.accept(&mut mind.cache, &vec![one; rows.len()]).unwrap();
+            }
+            let said: Vec<_> = ids.iter().map(|&id| e.agent(id).unwrap().tokens.clone()).collect();
+            assert!(said.iter().all(|tokens| *tokens == said[0]), "{device}: {said:?}");
+            said[0].clone()
+        };
+        let alone = say(&[500]);
+        assert_eq!(say(&[500; 3]), alone, "{device}");
+        assert_ne!(say(&[500, 501, 502]), alone, "{device}: the others count");
+    }
+}
+
+/// L37 on a device: a token drawn by `lm_head` from mixed hidden states is the one drawn by `sampling` from mixed logits,
+/// and with all weight on one agent its own. Whole numbers and eighths, so that every product and sum is exact.
+#[test]
+fn hidden_states_and_logits_mix_alike() {
+    const WIDTH: usize = 16;
+    const VOCAB: usize = 60;
+    for device in devices() {
+        for (seed, weights) in
+            [[1.0, 1.0, 2.0, 4.0], [2.0; 4], [0.0, 5.0, 3.0, 0.0], [0.0, 0.0, 8.0, 0.0]].iter().enumerate()
+        {
+            let mut rng = Rng(seed as u64);
+            let mut whole = |n: usize| -> Vec<f32> { (0..n).map(|_| rng.below(7) as f32 - 3.0).collect() };
+            let (hidden, head) = (whole(4 * WIDTH), whole(VOCAB * WIDTH));
+            let project = |h: &[f32]| -> Vec<f32> {
+                head.chunks(WIDTH).map(|w| w.iter().zip(h).map(|(a, b)| a * b).sum()).collect()
+            };
+            let logits: Vec<Vec<f32>> = hidden.chunks(WIDTH).map(project).collect();
+            let hidden: Vec<&[f32]> = hidden.chunks(WIDTH).collect();
+            let logits: Vec<&[f32]> = logits.iter().map(Vec::as_slice).collect();
+            let row = |step| SamplingRow { temperature: [4.0, 0.0][step as usize % 2], step, ..SamplingRow::default() };
+            let rows: Vec<SamplingRow> = (0..40).map(row).collect();
+            let (n, output_multiplier, soft_cap) = (rows.len(), 0.25, None);
+            let tensor = |shape: &[usize], x: &[f32]| Tensor::from_f32(device, DType::F32, shape, x).unwrap();
+            let out = Buffer::zeros(device, SamplingOutput::bytes(n)).unwrap();
+            let tokens = || SamplingOutput::read(&out, n).unwrap().iter().map(|s| s.token).collect::<Vec<u32>>();
+            let mut workspace = Workspace::new(device).unwrap();
+
+            let (hidden_dtype, weight_dtype, seed) = (DType::F32, DType::F32, 5);
+            let problem = LmHeadProblem {
+                rows: rows.clone(),
+                width: WIDTH,
+                vocab: VOCAB,
+                hidden_dtype,
+                weight_dtype,
+                output_multiplier,
+                soft_cap,
+                seed,
+            };
+            let mixed = tensor(&[n, WIDTH], &mix::linear(&hidden, weights).unwrap().repeat(n));
+            let args = LmHeadArgs { hidden: &mixed, weight: &tensor(&[VOCAB, WIDTH], &head), out: &out };
+            LmHeadPlan::new(device, &problem).unwrap().run(&args, &mut workspace).unwrap();
+            let first = tokens();
+
+            let logits_dtype = DType::F32;
+            let problem = SamplingProblem { logits_dtype, rows, vocab: VOCAB, output_multiplier, soft_cap, seed };
+            let plan = SamplingPlan::new(device, &problem).unwrap();
+            let mut draw = |values: &[f32]| {
+                let logits = tensor(&[n, VOCAB], &values.repeat(n));
+                plan.run(&SamplingArgs { logits: &logits, out: &out }, &mut workspace).unwrap();
+                tokens()
+            };
+            assert_eq!(first, draw(&mix::linear(&logits, weights).unwrap()), "{device}: weights {weights:?}");
+            if let Some(one) = weights.iter().position(|w| *w == 8.0) {
+                assert_eq!(first, draw(logits[one]), "{device}: agent {one} alone");
+            }
         }
-        let said = |id| e.agent(id).unwrap().tokens.clone();
-        assert!(said(ids[0]) == said(ids[1]) && said(ids[1]) == said(ids[2]), "{device}");
     }
 }

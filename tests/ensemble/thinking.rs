@@ -1,6 +1,6 @@
 //! The reasoning phase: budgets, forgetting, eviction.
 
-use colatent::ensemble::{Mode, Spawn, Thinking, importance_and_redundancy, keep};
+use colatent::ensemble::{Mode, Spawn, Thinking, Tree, importance_and_redundancy, keep};
 use colatent::kv::{Birth, Death, Join, Lifetimes, Modality};
 use colatent::{DType, Error};
 use proptest::prelude::*;
@@ -190,6 +190,17 @@ proptest! {
         let before = importance_and_redundancy(&attention, &keys, 0.3, 1).unwrap();
         prop_assert!(more[twin] <= before[twin] + 1e-6, "{} {}", more[twin], before[twin]);
     }
+}
+
+/// L41: keeping all is no eviction; what was drafted stays.
+#[test]
+fn keeping_all_changes_nothing() {
+    let (mut memory, mut cache, mut e, _, ids) = scene(Mode::Isolated, 5, 1);
+    (0..6).for_each(|_| drop(step(&mut memory, &mut cache, &mut e)));
+    e.propose(ids[0], Tree::chain(vec![600])).unwrap();
+    let before = (cache.clone(), e.agents().to_vec());
+    e.evict(&mut cache, ids[0], 5..11, &keep(&[0.5; 6], 6, 2), &[Lifetimes::causal()]).unwrap();
+    assert!(before == (cache, e.agents().to_vec()));
 }
 
 #[test]
