@@ -1,6 +1,7 @@
 // merge.cu: out[row, head] = epilogue(merge of the row's states), lse[row, head].
 // Maths     m = max lse_i, w_i = exp(lse_i - m), out = sum w_i out_i / sum w_i, lse = m + ln(sum w_i); a sink is one more
-//           state with out = 0; epilogue: the rotation by the row's position undone (ROTATION), per-head RMS norm, gate.
+//           state with out = 0; epilogue: the rotation by the row's position undone (ROTATION), per-head RMS norm,
+//           gate, scale of codes.
 // Shapes    states [state, num_q_heads, value dim] f32; state_lse [state, num_q_heads] f32;
 //           tables: header [rows, indptr_base, index_base, -], indptr [rows + 1], index [nnz], positions [rows][4]
 //           with ROTATION;
@@ -43,7 +44,7 @@ KERNEL(merge, MergeArgs, THREADS, 1) {
     }
     const u32* indptr = args.tables + header[1] + row;
     const u32 first = indptr[0];
-    const MergeMemory<out_t> memory{args.states, args.state_lse, args.constants, args.gate, args.out, args.lse};
+    const MergeMemory memory{args.states, args.state_lse, args.constants, args.gate, args.out, args.lse};
     merge_head<VALUE_CHUNKS>(args.params, memory, args.tables + header[2] + first, indptr[1] - first, row, head, threadIdx.x,
                              position_of(args.tables, header, row, 0));
 }

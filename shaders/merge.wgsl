@@ -1,6 +1,7 @@
 // merge.wgsl: out[row, head] = epilogue(merge of the row's states), lse[row, head].
 // Maths     m = max lse_i, w_i = exp(lse_i - m), out = sum w_i out_i / sum w_i, lse = m + ln(sum w_i); a sink is one more
-//           state with out = 0; epilogue: the rotation by the row's position undone (ROTATION), per-head RMS norm, gate.
+//           state with out = 0; epilogue: the rotation by the row's position undone (ROTATION), per-head RMS norm,
+//           gate, scale of codes.
 // Shapes    states [state, num_q_heads, value dim] f32; state_lse [state, num_q_heads] f32;
 //           tables: header [rows, indptr_base, index_base, -], indptr [rows + 1], index [nnz], and behind it with
 //           ROTATION positions [rows][4], of all steps, a step's rows side by side;
@@ -46,7 +47,7 @@ struct MergeParams {
     rope_table: u32,
     first_lane: u32,
     pairs: u32,
-    pad: u32,
+    out_factor: f32, // multiplies what is stored: 1 over the scale of codes, or 1
 }
 
 @group(0) @binding(0) var<uniform> params: MergeParams;
@@ -135,7 +136,7 @@ fn store(head: Head, c: u32, lanes: vec4<f32>) {
             x *= gates_of(head.gate, c);
         }
     }
-    out[head.out + c] = pack_out(x);
+    out[head.out + c] = pack_out(x * params.out_factor);
 }
 
 @compute @workgroup_size(LANES)

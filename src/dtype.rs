@@ -14,7 +14,8 @@ pub enum DType {
     F16,
     /// The upper half of binary32.
     BF16,
-    /// OCP E4M3 (`e4m3fn`): 448 at most, no infinities, NaN 0x7f. A *code*: it stores K and V under a [scale](crate::layer::KvScale).
+    /// OCP E4M3 (`e4m3fn`): 448 at most, no infinities, NaN 0x7f. A *code*: it stores K and V under a
+    /// [scale](crate::layer::KvScale), or [the output](crate::layer::LayerSpec::out_code).
     E4M3,
     /// Two's complement, -127 to 127. A code, as [`DType::E4M3`]; it has no NaN.
     I8,
@@ -27,7 +28,7 @@ impl DType {
     /// Every type that stores values divided by a scale.
     pub const CODES: [DType; 2] = [DType::E4M3, DType::I8];
 
-    /// Whether its elements are codes: K and V take them, under a scale.
+    /// Whether its elements are codes, which stand for values under a scale: of K and V, and e4m3 of outputs.
     pub const fn is_code(self) -> bool {
         matches!(self, DType::E4M3 | DType::I8)
     }

@@ -16,8 +16,12 @@
 //! clear. Wrong results (table, random): values with twice the stride or another panel, a stage given back before its
 //! products were waited for, outputs rescaled before that, no fence of the proxy, the second part of turned queries left
 //! out, the second consumer with the queries of the first, boxes over the end of a page (large pages).
-//! Planted among codes (WebGPU) and seen red by both tests of codes: the scales of the first head for all, V without its scales.
+//! Planted among codes and seen red by both tests of codes: the scales of the first head for all (WebGPU, CUDA), V without
+//! its scales (WebGPU); on CUDA the scales of another page, those of the neighbouring token, i8 without its sign (not by the
+//! test of outputs, whose codes are e4m3).
 mod harness;
+#[path = "attention/outputs.rs"]
+mod outputs;
 
 use colatent::attention::QueryRows;
 use colatent::kv::{KvCache, Modality};
@@ -215,9 +219,9 @@ fn code_cases() -> Vec<Case> {
     vec![
         Case { dtypes: (F32, E4M3), ..p.clone() },
         Case { dtypes: (BF16, E4M3), dims: (96, 96), seed: 2, kind: Mixed, agents: 5, soft_cap: true, ..p.clone() },
-        Case { dtypes: (F32, I8), dims: (72, 72), kind: Sequential, agents: 5, page_size: 1, ..p.clone() },
+        Case { dtypes: (F32, I8), dims: (80, 80), kind: Sequential, agents: 5, page_size: 1, ..p.clone() },
         Case { dtypes: (F16, I8), dims: (192, 128), heads: (1, 8), kind: Decode, tokens: 300, agents: 9, gate: true, ..p.clone() },
-        Case { dtypes: (F32, E4M3), dims: (72, 96), kind: Parallel, agents: 5, page_size: 64, engine_layout: true, ..p.clone() },
+        Case { dtypes: (F32, E4M3), dims: (80, 96), kind: Parallel, agents: 5, page_size: 64, engine_layout: true, ..p.clone() },
         Case { dtypes: (F32, E4M3), spoiled: (40, WILD), mask: Window(20), ..p.clone() },
         Case { dtypes: (BF16, E4M3), dims: (96, 96), seed: 2, soft_cap: true, spoiled: (40, WILD), mask: Window(20), ..p.clone() },
         Case { dtypes: (BF16, I8), dims: (96, 96), spoiled: (50, WILD), kind: Mixed, mask: ImageInWindow(30), agents: 5, ..p.clone() },
@@ -307,6 +311,7 @@ fn an_output_alone_has_the_bits_of_one_with_its_lse() {
         Case { mask: Mask::Compressed(4), tokens: 9, ..p.clone() }, // rows that see nothing have no state
         Case { kind: Kind::Mixed, agents: 3, ..p.clone() },         // rows of one state and rows of more
         Case { v_rope: true, ..p.clone() },                         // rows that turn back
+        Case { out_scale: Some(0.03), ..p.clone() },                // codes
         Case { sinks: true, ..p.clone() },
         p,
     ] {

@@ -8,6 +8,10 @@
 //! Gates: each chunk of heads with the gate of its first (WebGPU: table); softplus without the maximum (CUDA), the sigmoid of
 //! a head taken for a softplus (WebGPU), both in the table and by hand. Outputs that turn back: forwards (WebGPU, CUDA), a
 //! partner always from a lane's first chunk (CUDA), all in the table.
+//! Outputs as codes, each on WebGPU and CUDA and red in both tests of `codes`: no saturation, multiplied by the scale,
+//! rounded to bf16 first, two bytes of a word swapped.
+#[path = "merge/codes.rs"]
+mod codes;
 mod harness;
 
 use colatent::layer::{Gate, LayerConstants, LayerSpec, LayerWeights, Norm, Pairing, Rope};
@@ -36,6 +40,8 @@ struct Case {
     sinks: bool,
     /// Outputs turn back on the last lanes of the head, as many as 2 pairs.
     turn: Option<(Pairing, usize)>,
+    /// Outputs are e4m3 codes under this scale.
+    out_scale: Option<f32>,
 }
 
 const PLAIN: Case = Case {
@@ -48,6 +54,7 @@ const PLAIN: Case = Case {
     gate: Gate::None,
     sinks: false,
     turn: None,
+    out_scale: None,
 };
 
 impl Case {
@@ -63,6 +70,7 @@ impl Case {
             v_rope: self.turn.is_some(),
             head_dim_v: self.dim,
             dtype: self.dtype,
+            out_code: self.out_scale.map(|_| DType::E4M3),
             sinks: self.sinks,
             gate: self.gate,
             out_norm: [Norm::None, Norm::Rms { eps }, Norm::RmsScaled { eps }, Norm::RmsOnePlus { eps }]
@@ -114,6 +122,7 @@ fn merge(case: &Case, device: &Device, states: &States, indptr: &[u32], index: &
     let weights = LayerWeights {
         out_norm: if spec.out_norm.is_weighted() { rng.values(dim) } else { vec![] },
         sinks: if case.sinks { rng.values(heads) } else { vec![] },
+        out_scale: case.out_scale,
         ..Default::default()
     };
     let constants = LayerConstants::new(device, &spec, weights).map_err(fail)?;
@@ -126,7 +135,7 @@ fn merge(case: &Case, device: &Device, states: &States, indptr: &[u32], index: &
         state_lse: &t(&[num_states, heads], &states.lse)?,
         constants: &constants,
         gate: (lanes > 0).then_some(&gate),
-        out: &poisoned(device, case.dtype, &[rows, heads, dim]),
+        out: &poisoned(device, spec.out_dtype(), &[rows, heads, dim]),
         lse: Some(&poisoned(device, DType::F32, &[rows, heads])),
     };
     let mut workspace = Workspace::new(device).map_err(fail)?;
@@ -148,7 +157,7 @@ fn check(case: &Case) -> Result<(), String> {
     let want = merge(case, &Device::Reference, &states, &indptr, &index)?;
     for device in devices() {
         let got = merge(case, device, &states, &indptr, &index)?;
-        close(&format!("{device} {case:?}"), &got, &want, case.dtype)?;
+        close(&format!("{device} {case:?}"), &got, &want, case.spec().out_dtype())?;
     }
     Ok(())
 }

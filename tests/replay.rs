@@ -18,7 +18,7 @@ use colatent::kv_append::{KvAppendArgs, KvAppendPlan, KvAppendProblem};
 use colatent::layer::{LayerConstants, LayerSpec, Norm, Temperature};
 use colatent::sampling::{SamplingArgs, SamplingOutput, SamplingPlan, SamplingProblem, SamplingRow};
 use colatent::{Buffer, DType, Device, Error, Result, Steps, Tensor, Workspace};
-use harness::memory::{page_tensor, pages};
+use harness::memory::{kv_tensors, pages};
 use harness::scene::{Case, Kind, Mask};
 use harness::{Rng, devices, poisoned};
 use proptest::prelude::*;
@@ -57,10 +57,10 @@ impl Team {
         };
         let (cache, rows) = case.scene();
         let mut views: Vec<ViewId> = rows.iter().map(|r| r.view).collect();
-        let data = |dim, salt| pages(case, &cache, &views, dim, case.seed ^ salt);
-        let shape = |dim| [cache.num_pages(), case.heads.0, cache.page_size(), dim];
-        let memory = |dim, salt| page_tensor(device, spec.kv_dtype, shape(dim), case.engine_layout, &data(dim, salt));
-        let (k, v) = (memory(case.dims.0, 1), memory(case.dims.1, 2));
+        let (dims, num_pages) = ([case.dims.0, case.dims.1], cache.num_pages());
+        let [k, v] = [0, 1].map(|i| pages(case, &cache, &views, dims[i], case.seed ^ (1 + i as u64)));
+        let shape = |dim| [num_pages, case.heads.0, cache.page_size(), dim];
+        let [k, v] = kv_tensors(device, &spec, case.engine_layout, [(shape(dims[0]), &k), (shape(dims[1]), &v)]);
         views.sort_unstable();
         views.dedup();
         let n = views.len();
@@ -72,7 +72,7 @@ impl Team {
         Team {
             packed: poisoned(device, spec.dtype, &[n, spec.packed().width]),
             q: in_rows(case.dims.0),
-            out: in_rows(case.dims.1),
+            out: poisoned(device, spec.out_dtype(), &[n, spec.num_q_heads, case.dims.1]),
             lse: poisoned(device, DType::F32, &[n, spec.num_q_heads]),
             constants: LayerConstants::new(device, &spec, case.weights()).unwrap(),
             workspaces: [Workspace::new(device).unwrap(), Workspace::new(device).unwrap()],
@@ -272,6 +272,20 @@ fn other_layers() {
     }
 }
 
+/// Codes under one scale, and under scales of tokens, which each step measures and stores beside them; and as outputs.
+#[test]
+fn codes_in_the_cache() {
+    use DType::{BF16, E4M3, F32, I8};
+    let p = decode(9, Mask::Causal);
+    for case in [
+        Case { dtypes: (F32, E4M3), seed: 8, ..p.clone() },
+        Case { dtypes: (BF16, E4M3), mask: Mask::Window(37), engine_layout: true, out_scale: Some(0.01), ..p.clone() },
+        Case { dtypes: (F32, I8), kind: Kind::Sequential, page_size: 7, sinks: true, ..p },
+    ] {
+        check(&case, 5).unwrap();
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -291,9 +305,10 @@ proptest! {
 /// Past the room nothing is stored, and the last step repeats.
 #[test]
 fn past_the_room_nothing_is_stored() {
-    let case = decode(2, Mask::Window(37));
-    for device in devices() {
-        let (mut team, plans, steps) = ahead(&case, device, 2);
+    let plain = decode(2, Mask::Window(37));
+    let codes = Case { dtypes: (DType::F32, DType::I8), ..plain.clone() };
+    for (case, device) in [plain, codes].iter().flat_map(|case| devices().iter().map(move |device| (case, device))) {
+        let (mut team, plans, steps) = ahead(case, device, 2);
         for step in 0..2 {
             team.project(step);
             team.run(&plans).unwrap();

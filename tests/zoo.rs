@@ -30,8 +30,10 @@ enum Extras {
     GateAndNorm,
     Sinks,
     Cap,
+    /// Outputs as e4m3 codes, for a projection in fp8.
+    Codes,
 }
-use Extras::{Cap, Gate, GateAndNorm, Nothing, Sinks};
+use Extras::{Cap, Codes, Gate, GateAndNorm, Nothing, Sinks};
 
 /// Windows and chunks are cut so that a stream of some dozens of tokens shows both ends.
 #[rustfmt::skip]
@@ -54,7 +56,7 @@ const SHAPES: &[Shape] = {
         of("paligemma", 8, (256, 256), Prefix, Nothing),
         of("qwen2.5-vl", 7, (128, 128), Causal, Nothing),
         of("qwen3.5", 6, (256, 256), Causal, Gate),
-        of("glm-4.5v", 12, (128, 128), Causal, Nothing),
+        of("glm-4.5v", 12, (128, 128), Causal, Codes),
         of("gpt-oss window", 8, (64, 64), Window(8), Sinks),
         of("mimo window", 8, (192, 128), Window(9), Sinks),
         of("mimo full", 16, (192, 128), Causal, Nothing),
@@ -107,6 +109,7 @@ fn case(index: usize, page: usize) -> Case {
         sinks: shape.extras == Sinks,
         gate: shape.extras == Gate || shape.extras == GateAndNorm,
         norm: shape.extras == GateAndNorm,
+        out_scale: (shape.extras == Codes).then_some(0.01),
         engine_layout: turn.is_multiple_of(2),
         ..Case::PLAIN
     }

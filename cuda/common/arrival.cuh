@@ -8,7 +8,7 @@
 
 // Merges the `count` states that the tables list from word `list` on. Whole warps.
 DEVICE void merge_row(const AttentionArgs& args, u32 row, u32 head, u32 list, u32 count) {
-    const MergeMemory<q_t> memory{args.partials, args.lse, args.constants, args.gate, args.out, args.out_lse};
+    const MergeMemory memory{args.partials, args.lse, args.constants, args.gate, args.out, args.out_lse};
     const u32* position = args.tables; // used with ROTATION only
     if (ROTATION != ROTATE_NONE) {
         position = position_of(args.tables, args.tables + args.merge.header, row, step_of(args.steps));

@@ -42,8 +42,8 @@ struct AttentionArgs {
     f32* lse;
     u32* arrivals; // [row, KV head], zero between launches
     const f32* constants;
-    const q_t* gate; // [row, head, value], or null
-    q_t* out; // [row, head, value]
+    const gate_t* gate; // [row, head, value], or null
+    out_t* out; // [row, head, value]
     f32* out_lse; // [row, head], or null
     const u32* steps; // see steps.cuh
     const f32* k_scales; // [page, KV head, slot], or null

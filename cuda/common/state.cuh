@@ -1,5 +1,5 @@
-// state.cuh: one warp merges the attention states of one (row, head) and finishes the head: rotation, norm, gate, rounding,
-// store.
+// state.cuh: one warp merges the attention states of one (row, head) and finishes the head: rotation, norm, gate, scale
+// of codes, rounding, store.
 //
 //   m = max lse_i    w_i = exp(lse_i - m)    x = sum w_i out_i / sum w_i    lse = m + ln(sum w_i)
 //
@@ -7,7 +7,7 @@
 // their weights handed round by shuffles, so that each is computed once; outputs are read once, 4 states in flight.
 // Total weight and values are summed in the order of the list. An empty state is known by its lse and takes no part:
 // its output is not even read and may hold anything. After dtype.cuh, warp.cuh, lse.cuh, vector.cuh, norm.cuh, gate.cuh.
-// Constants ROTATION: how outputs turn back by the row's position, by chunks or not at all.
+// Constants ROTATION: how outputs turn back by the row's position, by chunks or not at all; storage gate, out.
 
 // #include "common/rope.cuh"
 // #include "common/rotate.cuh"
@@ -42,16 +42,16 @@ struct MergeParams {
     u32 rope_table;
     u32 first_lane;
     u32 pairs;
-    u32 pad;
+    f32 out_factor; // multiplies what is stored: 1 over the scale of codes, or 1
 };
 
-// What a merge reads and writes besides its lists. T stores gate and out.
-template <class T> struct MergeMemory {
+// What a merge reads and writes besides its lists.
+struct MergeMemory {
     const f32* states; // [state, head, value]
     const f32* state_lse; // [state, head]
     const f32* constants;
-    const T* gate; // [row, head, value or 1], or null
-    T* out; // [row, head, value]
+    const gate_t* gate; // [row, head, value or 1], or null
+    out_t* out; // [row, head, value]
     f32* lse; // [row, head], or null
 };
 
@@ -64,9 +64,8 @@ struct ListedState {
     f32 lse; // NOTHING for an empty state and past the end of the list
 };
 
-template <class T>
-DEVICE ListedState listed_state(const MergeParams& params, const MergeMemory<T>& memory, const u32* list, u32 count,
-                                u32 i, u32 head) {
+DEVICE ListedState listed_state(const MergeParams& params, const MergeMemory& memory, const u32* list, u32 count, u32 i,
+                                u32 head) {
     if (i >= count) {
         return ListedState{0, NOTHING};
     }
@@ -77,7 +76,7 @@ DEVICE ListedState listed_state(const MergeParams& params, const MergeMemory<T>&
 }
 
 // The gates of a chunk of (row, head), whose first gate is at chunk, or for a gate per head at element, `place`.
-template <class T> DEVICE f32x4 gates_of(const MergeParams& params, const MergeMemory<T>& memory, u64 place, u32 chunk) {
+DEVICE f32x4 gates_of(const MergeParams& params, const MergeMemory& memory, u64 place, u32 chunk) {
     if (params.gate >= GATE_OF_HEAD) {
         return splat(gate_factor(params.gate, to_f32(memory.gate[place])));
     }
@@ -141,8 +140,8 @@ DEVICE void turn_head(const MergeParams& params, const f32* constants, const u32
 
 // Merges the `count` states of `list` into (row, head). Called by whole warps; `thread` is the thread's number; `position`, a row's
 // position, is used with ROTATION only.
-template <u32 HEAD_CHUNKS, class T>
-DEVICE void merge_head(const MergeParams& params, const MergeMemory<T>& memory, const u32* list, u32 count, u32 row,
+template <u32 HEAD_CHUNKS>
+DEVICE void merge_head(const MergeParams& params, const MergeMemory& memory, const u32* list, u32 count, u32 row,
                        u32 head, u32 thread, const u32* position) {
     constexpr u32 OWN = (HEAD_CHUNKS + 31) / 32; // chunks of a lane
     constexpr u32 BATCH = 4; // states in flight
@@ -234,7 +233,7 @@ DEVICE void merge_head(const MergeParams& params, const MergeMemory<T>& memory, 
             if (params.gate != GATE_NONE) {
                 x = x * gates_of(params, memory, gate, chunk);
             }
-            store_chunk(memory.out, out + chunk, x);
+            store_chunk(memory.out, out + chunk, x * params.out_factor);
         }
     }
     if (params.has_lse != 0 && lane == 0) {

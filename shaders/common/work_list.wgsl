@@ -45,6 +45,7 @@ struct AttentionParams {
     out_offset: u32,
     out_row_stride: u32,
     out_head_stride: u32,
+    out_factor: f32, // multiplies what is stored: 1 over the scale of codes, or 1
 }
 
 @group(0) @binding(0) var<uniform> params: AttentionParams;
@@ -186,7 +187,7 @@ fn out_place(share: Share, rows: u32, query: u32) -> u32 {
 
 // Chunk of the output at `at`; a scale of 0 says that there is nothing, whatever the sum is.
 fn store_value(at: u32, sum: vec4<f32>, scale: f32) {
-    out[at] = pack_out(select(sum * scale, vec4<f32>(0.0), scale == 0.0));
+    out[at] = pack_out(select(sum * scale, vec4<f32>(0.0), scale == 0.0) * params.out_factor);
 }
 
 // A state's lse has a chunk of its own behind the value, so that all stores are whole chunks. Parts of the value share it.

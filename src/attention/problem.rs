@@ -132,8 +132,8 @@ pub struct AttentionArgs<'a> {
     /// Gates `[rows, num_q_heads, head_dim_v]` of the layer's dtype, iff the layer has a gate; `[rows, num_q_heads, 1]` for
     /// one per head.
     pub gate: Option<&'a Tensor>,
-    /// Output `[rows, num_q_heads, head_dim_v]` of the layer's dtype. On CUDA it lies apart from what is read, or exactly
-    /// in the place of `q` or `gate`.
+    /// Output `[rows, num_q_heads, head_dim_v]` of the layer's [output type](LayerSpec::out_dtype). On CUDA it lies
+    /// apart from what is read, or, if it is of their type, exactly in the place of `q` or `gate`.
     pub out: &'a Tensor,
     /// Natural-log sums `[rows, num_q_heads]`, f32, sinks included.
     pub lse: Option<&'a Tensor>,

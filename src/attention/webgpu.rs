@@ -55,7 +55,7 @@ pub(super) fn variant(
         .storage("q", spec.dtype)
         .storage("k", spec.kv_dtype)
         .storage("v", spec.kv_dtype)
-        .storage("out", if writes_states { DType::F32 } else { spec.dtype })
+        .storage("out", if writes_states { DType::F32 } else { spec.out_dtype() })
 }
 
 /// One variant for each value of each constant: what offline validation compiles.
@@ -84,6 +84,7 @@ pub(super) fn covering_variants() -> Vec<Variant> {
                 (spec.kv_dtype, spec.kv_scale) = CODES[j % CODES.len()];
             }
             spec.soft_cap = (i % 2 == 0).then_some(50.0);
+            spec.out_code = (i % 8 == 5).then_some(DType::E4M3);
             spec.indexer = (i % 7 < 3).then_some(Indexer { heads: 1, dim: 8, count: 1, block: 1 });
             let pairing = [Pairing::Half, Pairing::Adjacent][i % 2];
             spec.rope = Some(Rope::plain(dim, 1e4, pairing));
@@ -97,13 +98,13 @@ pub(super) fn covering_variants() -> Vec<Variant> {
     all
 }
 
-/// The uniform: [`AttentionParams`], then the place of the output in chunks.
+/// The uniform: [`AttentionParams`], then the place of the output in chunks, and what multiplies it where it is rows.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Params {
     attention: AttentionParams,
     out: [u32; 3],
-    _end: u32,
+    out_factor: f32,
 }
 
 /// Whether the states are the rows: each row has one, and nothing is done to it. A buffer that is read cannot be written
@@ -142,7 +143,8 @@ pub(super) fn encode(
     let v: [u32; 4] = chunks(OP, "v", args.v)?;
     let out = if writes_states { [0, heads * state_chunks, state_chunks] } else { chunks(OP, "out", args.out)? };
     let places = ScalePlaces::of(OP, args.k, args.v)?;
-    let params = Params { attention: AttentionParams::new(plan, q, k, v, places), out, _end: 0 };
+    let out_factor = if writes_states { 1.0 } else { args.constants.out_factor() };
+    let params = Params { attention: AttentionParams::new(plan, q, k, v, places), out, out_factor };
     let scales = ScalePlaces::buffer(OP, args.k, args.v)?;
     let w = workspace.load(OP, gpu, plan.id, scratch * 4, || tables::words(plan, list, 0))?;
     use Access::{Read, ReadWrite};

@@ -54,8 +54,11 @@ pub struct LayerSpec {
     pub lifetimes: Lifetimes,
     /// What chooses the keys that a row sees, of those that the lifetimes let it see; `None` where it sees them all.
     pub indexer: Option<Indexer>,
-    /// Storage of q, of the packed projection and of the output.
+    /// Storage of q, of the packed projection, of the gate, and of the output where it is values.
     pub dtype: DType,
+    /// Storage of the output as codes under the layer's [scale](LayerWeights::out_scale): [`DType::E4M3`]. `None` where
+    /// it is values.
+    pub out_code: Option<DType>,
     /// Storage of K and V.
     pub kv_dtype: DType,
     /// What they are multiplied by where they are stored as codes.
@@ -88,9 +91,15 @@ impl LayerSpec {
             lifetimes: Lifetimes::causal(),
             indexer: None,
             dtype: DType::F32,
+            out_code: None,
             kv_dtype: DType::F32,
             kv_scale: KvScale::None,
         }
+    }
+
+    /// How the output's elements are stored.
+    pub fn out_dtype(&self) -> DType {
+        self.out_code.unwrap_or(self.dtype)
     }
 
     /// Lanes of k that its norm is over.
@@ -133,7 +142,10 @@ impl LayerSpec {
             let can = "multiples of 8 from 8 to 256, multiples of 16 to 512";
             return Err(Error::unsupported(op, format!("head_dim_v {dv}"), can));
         }
-        self.dtype.expect_values(op, "q and output")?;
+        self.dtype.expect_values(op, "q")?;
+        if let Some(other) = self.out_code.filter(|&code| code != DType::E4M3) {
+            return Err(Error::unsupported(op, format!("an output of {other} codes"), "e4m3, or values"));
+        }
         self.kv_scale.validate(op, self)?;
         if ![self.softmax_scale, self.q_scale, self.v_scale].iter().all(|scale| scale.is_finite()) {
             let got = format!("{}, {} and {}", self.softmax_scale, self.q_scale, self.v_scale);
@@ -229,6 +241,9 @@ pub struct LayerWeights {
     pub out_norm: Vec<f32>,
     /// A sink logit per query head.
     pub sinks: Vec<f32>,
+    /// What an output of [codes](LayerSpec::out_code) is multiplied by to be values, from 1e-30 to 1e30: what is stored
+    /// is `round(x * (1 / scale))`.
+    pub out_scale: Option<f32>,
 }
 
 /// The constants of one layer on a device, made once per layer.
@@ -296,9 +311,25 @@ impl LayerWeights {
             [biases("q_bias", &self.q_bias, q), biases("k_bias", &self.k_bias, k), biases("v_bias", &self.v_bias, v)];
         (first, last)
     }
+
+    fn validate_out_scale(&self, op: &'static str, spec: &LayerSpec) -> Result<()> {
+        let (expected, fits) = match spec.out_code {
+            None => ("none, as outputs are values", self.out_scale.is_none()),
+            // Its reciprocal is a normal number too.
+            Some(_) => ("a number from 1e-30 to 1e30", self.out_scale.is_some_and(|s| (1e-30..=1e30).contains(&s))),
+        };
+        let wrong = || Error::invalid(op, "out_scale", expected, format!("{:?}", self.out_scale));
+        if fits { Ok(()) } else { Err(wrong()) }
+    }
 }
 
 impl LayerConstants {
+    /// What outputs are multiplied by before they are rounded.
+    #[cfg(any(feature = "webgpu", feature = "cuda"))]
+    pub(crate) fn out_factor(&self) -> f32 {
+        self.weights.out_scale.map_or(1.0, |scale| 1.0 / scale)
+    }
+
     /// Checks that these are constants of a layer of this kind. Frequencies of another layer cannot be told apart.
     pub(crate) fn validate(&self, op: &'static str, spec: &LayerSpec) -> Result<()> {
         let (first, last) = self.weights.parts(spec);
@@ -310,7 +341,7 @@ impl LayerConstants {
                 return Err(Error::invalid(op, "constants", expected, have));
             }
         }
-        Ok(())
+        self.weights.validate_out_scale(op, spec)
     }
 
     /// Checks the weights against the layer kind and uploads them.
@@ -326,6 +357,7 @@ impl LayerConstants {
         if let Some((name, have, need, _)) = first.iter().chain(&last).find(|(_, have, need, _)| have.len() != *need) {
             return Err(Error::invalid(OP, name, format!("{need} numbers"), have.len()));
         }
+        weights.validate_out_scale(OP, spec)?;
         first.into_iter().for_each(|part| push(&mut words, part));
         if let Some(rope) = &spec.rope {
             for (f, &axis) in rope.inv_freq.iter().zip(&rope.axis) {

@@ -30,17 +30,17 @@ struct Args {
 
 const _: () = assert!(size_of::<Args>() == 168);
 
-pub(super) fn variant(head_dim_v: usize, rotation: Rotation, dtype: DType) -> Variant {
+pub(super) fn variant(head_dim_v: usize, rotation: Rotation, [gate, out]: [DType; 2]) -> Variant {
     Variant::new("merge")
         .u32("THREADS", THREADS)
         .u32("VALUE_CHUNKS", head_dim_v / CHUNK)
         .u32("ROTATION", rotation as usize)
-        .storage("gate", dtype)
-        .storage("out", dtype)
+        .storage("gate", gate)
+        .storage("out", out)
 }
 
 fn variant_of(spec: &LayerSpec) -> Variant {
-    variant(spec.head_dim_v, spec.out_rotation(), spec.dtype)
+    variant(spec.head_dim_v, spec.out_rotation(), [spec.dtype, spec.out_dtype()])
 }
 
 /// Where the states lie: addresses and strides of state and head, in chunks of 4 (outputs) and in elements (lse).

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! A sink is one more state with `out = 0` and `lse = sink logit`. Epilogue, on each head: the rotation by the row's
-//! position undone, where the layer turns its values; norm; gate.
+//! position undone, where the layer turns its values; norm; gate; the scale of codes.
 
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;
@@ -84,7 +84,8 @@ pub fn shader_variants() -> Vec<(String, String)> {
             (256, None, [true, false]),
             (512, Adjacent, [true, false]),
         ] {
-            let v = webgpu::variant(dim, dtype, rotation, flags);
+            let out = if flags == [true; 2] { crate::DType::E4M3 } else { dtype };
+            let v = webgpu::variant(dim, [dtype, out], rotation, flags);
             all.push((format!("merge {}", v.options()), v.wgsl()));
         }
     }
@@ -100,9 +101,11 @@ pub fn cuda_variants() -> Vec<(String, String)> {
         use crate::layer::Rotation::{Adjacent, Half, None};
         let kinds = [(8, None), (64, None), (128, Half), (256, None), (512, None), (512, Adjacent), (512, Half)];
         for (dim, rotation) in kinds {
-            let v = cuda::variant(dim, rotation, dtype);
+            let v = cuda::variant(dim, rotation, [dtype; 2]);
             all.push((format!("merge {}", v.options()), v.cuda()));
         }
+        let v = cuda::variant(512, Half, [dtype, crate::DType::E4M3]);
+        all.push((format!("merge {}", v.options()), v.cuda()));
     }
     all
 }

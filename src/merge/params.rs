@@ -70,7 +70,8 @@ pub(crate) struct MergeParams {
     pub rope_table: u32,
     pub first_lane: u32,
     pub pairs: u32,
-    pub pad: u32,
+    /// Multiplies what is stored: 1 over the scale of codes, or 1.
+    pub out_factor: f32,
 }
 
 impl MergeParams {
@@ -105,7 +106,7 @@ impl MergeParams {
             rope_table: places.rope as u32,
             first_lane: rope.map_or(0, |r| r.first_lane as u32),
             pairs: rope.map_or(0, |r| r.inv_freq.len() as u32),
-            pad: 0,
+            out_factor: outputs.constants.out_factor(),
         }
     }
 }

@@ -9,7 +9,7 @@ pub(crate) const OP: &str = "merge";
 /// Which states go into which row.
 #[derive(Debug, Clone, Copy)]
 pub struct MergeProblem<'a> {
-    /// Heads, value dim, sinks, output norm, gate and output type.
+    /// Heads, value dim, sinks, output norm, gate and storage of the output.
     pub spec: &'a LayerSpec,
     /// Row `r` merges the states `index[indptr[r] .. indptr[r + 1]]`, in that order. `rows + 1` numbers, ascending.
     pub indptr: &'a [u32],
@@ -49,7 +49,7 @@ pub struct MergeArgs<'a> {
     /// Gates `[rows, num_q_heads, head_dim_v]` of the layer's dtype, iff the layer has a gate; `[rows, num_q_heads, 1]` for
     /// one per head.
     pub gate: Option<&'a Tensor>,
-    /// Output `[rows, num_q_heads, head_dim_v]` of the layer's dtype.
+    /// Output `[rows, num_q_heads, head_dim_v]` of the layer's [output type](LayerSpec::out_dtype).
     pub out: &'a Tensor,
     /// Natural-log sums of the merged rows `[rows, num_q_heads]`, f32; sinks included.
     pub lse: Option<&'a Tensor>,
@@ -109,7 +109,11 @@ pub(crate) fn validate_outputs(
             gate.expect(op, "gate", spec.dtype, &[rows, spec.num_q_heads, kind.lanes(spec.head_dim_v)])?
         }
     }
-    out.expect(op, "out", spec.dtype, &shape)?;
+    out.expect(op, "out", spec.out_dtype(), &shape)?;
+    if out.scales().is_some() {
+        let expected = "no scales beside it: codes of the output have that of the layer";
+        return Err(Error::invalid(op, "out", expected, "codes with scales"));
+    }
     match lse {
         Some(lse) => lse.expect(op, "lse", DType::F32, &shape[..2]),
         None => Ok(()),

@@ -38,7 +38,8 @@ pub(super) fn run(plan: &MergePlan, args: &MergeArgs<'_>) -> Result<()> {
     epilogue(&plan.spec, args.constants, merged, lse, positions, args.gate, args.out, args.lse)
 }
 
-/// Rotation back, norm, gate, rounding and the store, from merged rows `[rows, heads, dim]` and their lse `[rows, heads]`.
+/// Rotation back, norm, gate, scale, rounding and the store, from merged rows `[rows, heads, dim]` and their lse
+/// `[rows, heads]`.
 #[allow(clippy::too_many_arguments)] // what an epilogue has to do with
 pub(crate) fn epilogue(
     spec: &LayerSpec,
@@ -86,7 +87,8 @@ pub(crate) fn epilogue(
             };
         }
     });
-    out.write_f32(&merged.iter().map(|&x| x as f32).collect::<Vec<_>>())?;
+    let factor = constants.weights.out_scale.map_or(1.0, |scale| 1.0 / scale);
+    out.write_f32(&merged.iter().map(|&x| x as f32 * factor).collect::<Vec<_>>())?;
     match lse_out {
         Some(t) => t.write_f32(&lse.iter().map(|&x| x as f32).collect::<Vec<_>>()),
         None => Ok(()),

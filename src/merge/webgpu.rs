@@ -19,7 +19,7 @@ const LANES: usize = 64;
 /// for code that no lane runs.
 pub(super) fn variant(
     head_dim_v: usize,
-    dtype: DType,
+    [gate, out]: [DType; 2],
     rotation: Rotation,
     [has_epilogue, has_steps]: [bool; 2],
 ) -> Variant {
@@ -29,8 +29,8 @@ pub(super) fn variant(
         .bool("HAS_EPILOGUE", has_epilogue)
         .u32("ROTATION", rotation as usize)
         .bool("HAS_STEPS", has_steps)
-        .storage("gate", dtype)
-        .storage("out", dtype)
+        .storage("gate", gate)
+        .storage("out", out)
 }
 
 /// Where the states lie: buffers, then offset and strides in chunks of 4 (outputs) and in elements (lse).
@@ -82,7 +82,7 @@ pub(crate) fn encode_states(
     let (rotation, absent) = (spec.out_rotation(), workspace.absent.clone());
     let steps = outputs.steps.filter(|_| rotation != Rotation::None);
     let flags = [spec.has_epilogue(), steps.is_some()];
-    let kernel = gpu.kernel(&variant(spec.head_dim_v, spec.dtype, rotation, flags), &access)?;
+    let kernel = gpu.kernel(&variant(spec.head_dim_v, [spec.dtype, spec.out_dtype()], rotation, flags), &access)?;
     let launch = Launch {
         kernel: &kernel,
         params: bytemuck::bytes_of(&params),

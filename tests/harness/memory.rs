@@ -79,7 +79,7 @@ pub fn spoil(case: &Case, cache: &KvCache, views: &[ViewId], mut values: Vec<f32
 }
 
 /// A page tensor in our layout or an engine's: `[page, slot, head, dim]` at an offset, between guards of NaN.
-pub fn page_tensor(device: &Device, dtype: DType, shape: [usize; 4], engine: bool, data: &[f32]) -> Tensor {
+fn page_tensor(device: &Device, dtype: DType, shape: [usize; 4], engine: bool, data: &[f32]) -> Tensor {
     if !engine {
         return Tensor::from_f32(device, dtype, &shape, data).expect("pages");
     }

@@ -1,6 +1,7 @@
 //! Shared by all tests: the devices, the comparison, deterministic inputs, poison.
 #![allow(dead_code, missing_docs)] // every test binary uses its own part of it
 
+pub mod codes;
 pub mod golden;
 pub mod memory;
 pub mod recorded;

@@ -110,6 +110,8 @@ pub struct Case {
     pub decoded: bool,
     /// Which keys a row chooses; `None` is a layer that sees all.
     pub chosen: Option<Chosen>,
+    /// Outputs are e4m3 codes under this scale.
+    pub out_scale: Option<f32>,
 }
 
 /// A row chooses so many of 16 runs of `run` slots.
@@ -155,6 +157,7 @@ impl Case {
         spoiled: (0, &[]),
         decoded: false,
         chosen: None,
+        out_scale: None,
     };
 
     pub fn spec(&self) -> LayerSpec {
@@ -172,6 +175,7 @@ impl Case {
             lifetimes: self.mask.lifetimes(),
             indexer: self.chosen.map(|_| Indexer { heads: 1, dim: 8, count: 1, block: 1 }),
             dtype: self.dtypes.0,
+            out_code: self.out_scale.map(|_| DType::E4M3),
             kv_dtype: self.dtypes.1,
             kv_scale: self.kv_scale(),
             ..LayerSpec::new(kv * group, kv, self.dims.0)
@@ -191,6 +195,7 @@ impl Case {
         LayerWeights {
             out_norm: if self.norm { rng.values(self.dims.1) } else { vec![] },
             sinks: if self.sinks { rng.values(self.heads.0 * self.heads.1) } else { vec![] },
+            out_scale: self.out_scale,
             ..Default::default()
         }
     }
@@ -384,10 +389,10 @@ fn run_for(
     };
     let q = in_rows(dim, &queries);
     let gate = case.gate.then(|| in_rows(spec.gate.lanes(dim_v), &gates));
-    let whole = super::poisoned(device, spec.dtype, &[n + 2, heads, dim_v]);
+    let whole = super::poisoned(device, spec.out_dtype(), &[n + 2, heads, dim_v]);
     let out = Tensor::with_strides(
         whole.buffer().clone(),
-        spec.dtype,
+        spec.out_dtype(),
         heads * dim_v,
         &[n, heads, dim_v],
         &[heads * dim_v, dim_v, 1],
@@ -444,7 +449,7 @@ fn check_on(devices: &[Device], case: &Case) -> Result<(), String> {
     for device in devices.iter().filter(|d| d.kind() != "reference") {
         let got = run(case, device)?;
         let fail = |e| format!("{device}: {e}\n{case:?}");
-        super::compare("out", &got.out, &want.out, case.dtypes.0).map_err(fail)?;
+        super::compare("out", &got.out, &want.out, case.spec().out_dtype()).map_err(fail)?;
         super::compare("lse", &got.lse, &want.lse, DType::F32).map_err(fail)?;
     }
     Ok(())

@@ -6,31 +6,10 @@ use colatent::layer::{KvScale, LayerConstants, LayerSpec};
 use colatent::{Device, Error, Tensor, Workspace};
 
 use super::setup::fill;
+use crate::harness::codes::{nearest, value};
 use crate::harness::{Rng, devices, poisoned};
 
 const LANES: usize = 32;
-
-/// The value of a code, from its bits.
-fn value(dtype: DType, code: u8) -> f64 {
-    let (exponent, mantissa) = (i32::from(code >> 3 & 15), f64::from(code & 7));
-    let size = match (dtype, exponent) {
-        (I8, _) => return f64::from(code as i8),
-        (_, 0) => mantissa / 512.0,
-        _ => (8.0 + mantissa) / 8.0 * 2f64.powi(exponent - 7),
-    };
-    if code >= 0x80 { -size } else { size }
-}
-
-/// The nearest code, of two the even one; with the sign of 0.
-fn nearest(dtype: DType, x: f32) -> u8 {
-    if x.is_nan() {
-        return if dtype == I8 { 0 } else { 0x7f };
-    }
-    let codes = (0..=255u8).filter(|c| if dtype == I8 { *c != 0x80 } else { c & 0x7f != 0x7f });
-    let codes = codes.filter(|c| dtype == I8 || (c & 0x80 != 0) == x.is_sign_negative());
-    let far = |c: u8| (value(dtype, c) - f64::from(x.clamp(-1e6, 1e6))).abs();
-    codes.min_by(|&a, &b| far(a).total_cmp(&far(b)).then((a & 1).cmp(&(b & 1)))).unwrap()
-}
 
 /// Scale and codes of a vector, by the rule of `docs/kv_append.md`.
 fn rule(dtype: DType, x: &[f32]) -> (f32, Vec<u8>) {
