@@ -17,7 +17,7 @@ use colatent::kv_append::{KvAppendArgs, KvAppendPlan, KvAppendProblem};
 use colatent::layer::{LayerConstants, LayerSpec, Norm, Temperature};
 use colatent::sampling::{SamplingArgs, SamplingOutput, SamplingPlan, SamplingProblem, SamplingRow};
 use colatent::{Buffer, DType, Device, Error, Result, Steps, Tensor, Workspace};
-use harness::memory::{page_tensor, pages};
+use harness::memory::{kv_tensors, pages};
 use harness::scene::{Case, Kind, Mask};
 use harness::{Rng, devices, poisoned};
 use proptest::prelude::*;
@@ -58,8 +58,9 @@ impl Team {
         let mut views: Vec<ViewId> = rows.iter().map(|r| r.view).collect();
         let data = |dim, salt| pages(case, &cache, &views, dim, case.seed ^ salt);
         let shape = |dim| [cache.num_pages(), case.heads.0, cache.page_size(), dim];
-        let memory = |dim, salt| page_tensor(device, spec.kv_dtype, shape(dim), case.engine_layout, &data(dim, salt));
-        let (k, v) = (memory(case.dims.0, 1), memory(case.dims.1, 2));
+        let (dim, dim_v) = case.dims;
+        let kv = [(shape(dim), &data(dim, 1)[..]), (shape(dim_v), &data(dim_v, 2)[..])];
+        let [k, v] = kv_tensors(device, &spec, case.engine_layout, kv);
         views.sort_unstable();
         views.dedup();
         let n = views.len();
@@ -257,7 +258,7 @@ fn across_tiles_and_splits() {
 /// Types of the matrix units, their head dims, and whatever else a layer has.
 #[test]
 fn other_layers() {
-    use DType::{BF16, F16, F32};
+    use DType::{BF16, E4M3, F16, F32};
     let p = decode(9, Mask::Causal);
     for case in [
         Case { dtypes: (BF16, BF16), dims: (64, 64), soft_cap: true, ..p.clone() },
@@ -266,6 +267,9 @@ fn other_layers() {
         Case { v_rope: true, norm: true, ..p.clone() },
         Case { dtypes: (F32, F16), heads: (2, 3), gate: true, norm: true, engine_layout: true, ..p.clone() },
         Case { dtypes: (F16, F16), dims: (128, 128), kind: Kind::Parallel, mask: Mask::Chunked(16), ..p.clone() },
+        Case { dtypes: (F32, E4M3), ..p.clone() },
+        Case { dtypes: (BF16, E4M3), dims: (48, 32), tail: true, mask: Mask::Window(37), ..p.clone() },
+        Case { dtypes: (F32, E4M3), dims: (48, 32), tail: true, kind: Kind::Parallel, seed: 10, ..p.clone() },
     ] {
         check(&case, 5).unwrap();
     }

@@ -60,6 +60,9 @@ pub struct LayerSpec {
     pub kv_dtype: DType,
     /// What they are multiplied by where they are stored as codes.
     pub kv_scale: KvScale,
+    /// Storage of K's lanes behind V, the *tail*, where V is in K as codes: as values behind the codes of the row, without a
+    /// scale. `None`: as the others.
+    pub tail_dtype: Option<DType>,
 }
 
 impl LayerSpec {
@@ -90,6 +93,7 @@ impl LayerSpec {
             dtype: DType::F32,
             kv_dtype: DType::F32,
             kv_scale: KvScale::None,
+            tail_dtype: None,
         }
     }
 
@@ -135,6 +139,7 @@ impl LayerSpec {
         }
         self.dtype.expect_values(op, "q and output")?;
         self.kv_scale.validate(op, self)?;
+        self.validate_tail(op)?;
         if ![self.softmax_scale, self.q_scale, self.v_scale].iter().all(|scale| scale.is_finite()) {
             let got = format!("{}, {} and {}", self.softmax_scale, self.q_scale, self.v_scale);
             return Err(Error::invalid(op, "softmax_scale, q_scale and v_scale", "finite numbers", got));
