@@ -34,6 +34,23 @@ impl LayerSpec {
         }
     }
 
+    /// The lanes of K that turn, as a layer kind: those of the tail, if there is one.
+    pub(crate) fn turning_keys(&self) -> LayerSpec {
+        let Some(dtype) = self.tail_dtype else { return self.clone() };
+        let (lanes, first) = (self.tail_lanes(), self.head_dim_v);
+        LayerSpec {
+            head_dim: lanes,
+            kv_dtype: dtype,
+            kv_scale: KvScale::None,
+            tail_dtype: None,
+            rope: self.rope.clone().map(|rope| {
+                let lane = rope.first_lane.saturating_sub(first);
+                rope.at_lane(lane)
+            }),
+            ..self.clone()
+        }
+    }
+
     pub(super) fn validate_tail(&self, op: &'static str) -> Result<()> {
         let Some(dtype) = self.tail_dtype else { return Ok(()) };
         let has_place = self.v_in_k && !self.v_rope && self.head_dim_v < self.head_dim;
@@ -69,6 +86,8 @@ mod tests {
         let coded = latent.with_coded_latent(DType::E4M3, KvScale::Token);
         assert_eq!(coded.validate("test"), Ok(()));
         assert_eq!((coded.tail_lanes(), coded.key_elements()), (64, 640));
+        let turning = coded.turning_keys();
+        assert_eq!((turning.head_dim, turning.rope.map(|rope| rope.first_lane)), (64, Some(0)));
     }
 
     #[test]
