@@ -204,7 +204,8 @@ pub(super) fn covering_variants() -> Vec<Variant> {
             spec.rope = Some(Rope::plain(dim, 1e4, Pairing::Half));
             all.push(variant(Arch { major: 8, minor: 0 }, &spec, [flags; 3], 1).0);
             if dim > dim_v {
-                let coded = LayerSpec { v_in_k: true, ..spec }.with_coded_latent(kv_dtype, kv_scale);
+                let mut coded = LayerSpec { v_in_k: true, ..spec }.with_coded_latent(kv_dtype, kv_scale);
+                coded.indexer = flags.then_some(Indexer { heads: 1, dim: 8, count: 1, block: 1 });
                 all.push(variant(Arch { major: 8, minor: 0 }, &coded, [flags; 3], 1).0);
             }
         }

@@ -7,6 +7,8 @@ impl LayerSpec {
     /// A layer kind with [V in K](LayerSpec::v_in_k) whose latent is stored as codes under `kv_scale`, and the lanes behind
     /// it, where the layer rotates, as bf16 in the same row: as DeepSeek V3.2 is served, but for the scales, of which that
     /// has one for every 128 lanes. A row of 512 + 64 lanes in e4m3 is 640 bytes.
+    ///
+    /// An indexer's keys are no latents: [`SelectSpec::k_dtype`](crate::select::SelectSpec::k_dtype) says how they are stored.
     pub fn with_coded_latent(self, kv_dtype: DType, kv_scale: KvScale) -> LayerSpec {
         LayerSpec { kv_dtype, kv_scale, tail_dtype: Some(DType::BF16), ..self }
     }
@@ -73,15 +75,11 @@ impl LayerSpec {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layer::{Latent, Norm, Pairing, Rope};
+    use crate::layer::{Pairing, Rope};
 
     #[test]
     fn a_row_is_512_codes_and_64_values() {
-        let expanded = LayerSpec {
-            rope: Some(Rope::plain(64, 1e4, Pairing::Adjacent).at_lane(128)),
-            ..LayerSpec::new(128, 128, 192)
-        };
-        let latent = Latent { rank: 512, own: 128, shared: 64, values: 128, norm: Norm::None }.absorbed(&expanded);
+        let latent = LayerSpec::deepseek_v32_absorbed();
         assert_eq!((latent.tail_lanes(), latent.key_elements()), (0, 576));
         let coded = latent.with_coded_latent(DType::E4M3, KvScale::Token);
         assert_eq!(coded.validate("test"), Ok(()));

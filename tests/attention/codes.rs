@@ -1,5 +1,7 @@
 //! Attention over codes: against the reference, and against what the codes stand for.
 //! Planted (WebGPU) and seen red by both: the scales of the first head for all, V without its scales.
+//! Planted, in the shaders and in the CUDA kernel, and seen red by both of tails: the tail multiplied by the scale of the codes,
+//! the tail read from another place of its row.
 
 use colatent::{DType, Device};
 

@@ -1,5 +1,8 @@
 //! Latent rows as codes with a tail of bf16: the bytes of the rule on every device where no norm and no rotation changes
 //! values; a rotation rounded once, by the definition; norm and rotation alike on all devices.
+//! Planted, in the shader and in the CUDA kernel, and each seen red by the rule and by the devices: the tail multiplied as codes
+//! are, its lanes measured for the scale of the token, the tail stored at another place in its row (a word further; over the
+//! codes).
 
 use colatent::DType::{self, BF16, E4M3, F32, I8};
 use colatent::kv_append::{KvAppendArgs, KvAppendPlan, KvAppendProblem};

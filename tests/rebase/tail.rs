@@ -1,4 +1,5 @@
 //! Latents as codes: the lanes behind them turn, as values of their own, and no code changes.
+//! Planted on the host and seen red on every device: the row turned from its first byte on.
 
 use colatent::DType::{BF16, E4M3, F32};
 use colatent::kv::Rebased;
