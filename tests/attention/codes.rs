@@ -18,9 +18,9 @@ fn code_cases() -> Vec<Case> {
     vec![
         Case { dtypes: (F32, E4M3), ..p.clone() },
         Case { dtypes: (BF16, E4M3), dims: (96, 96), seed: 2, kind: Mixed, agents: 5, soft_cap: true, ..p.clone() },
-        Case { dtypes: (F32, I8), dims: (72, 72), kind: Sequential, agents: 5, page_size: 1, ..p.clone() },
+        Case { dtypes: (F32, I8), dims: (80, 80), kind: Sequential, agents: 5, page_size: 1, ..p.clone() },
         Case { dtypes: (F16, I8), dims: (192, 128), heads: (1, 8), kind: Decode, tokens: 300, agents: 9, gate: true, ..p.clone() },
-        Case { dtypes: (F32, E4M3), dims: (72, 96), kind: Parallel, agents: 5, page_size: 64, engine_layout: true, ..p.clone() },
+        Case { dtypes: (F32, E4M3), dims: (80, 96), kind: Parallel, agents: 5, page_size: 64, engine_layout: true, ..p.clone() },
         Case { dtypes: (F32, E4M3), spoiled: (40, WILD), mask: Window(20), ..p.clone() },
         Case { dtypes: (BF16, E4M3), dims: (96, 96), seed: 2, soft_cap: true, spoiled: (40, WILD), mask: Window(20), ..p.clone() },
         Case { dtypes: (BF16, I8), dims: (96, 96), spoiled: (50, WILD), kind: Mixed, mask: ImageInWindow(30), agents: 5, ..p.clone() },
