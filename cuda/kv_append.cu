@@ -6,6 +6,7 @@
 //   where V is in K (V_IN_K) there is no v, and norm_k is over the first Dv lanes, the others pass
 //   codes (KV_SCALE)      = round(x * code) for x of k and v: code is 1 / the scale of all, or measured per head and kept
 //                           as in common/scale.cuh
+//   with a tail (HAS_TAIL)  lanes of k behind the first Dv are no codes: they are not measured, and are stored as bf16
 //   norm(x)               = as in common/norm.cuh, or nothing
 //   rotate: lanes (a, b) of pair j -> mscale * (a cos - b sin, b cos + a sin), angle = position[axis[j]] * inv_freq[j];
 //           lanes outside the pairs pass
@@ -27,8 +28,8 @@
 // Limits     D and Dv multiples of 4 up to 576; places are distinct, and k and v share no element (the plan and the
 //            caller see to it).
 //
-// Header     HEAD_DIM, HEAD_DIM_V: u32; V_IN_K, HAS_STEPS, HAS_MEAN (some norm takes a mean off): bool; ROTATION: u32 as in common/rotate.cuh; TEAM: a power of
-//            two up to 32; OWN: as many chunks as make a head; THREADS: whole warps; KV_SCALE: u32 as
+// Header     HEAD_DIM, HEAD_DIM_V: u32; V_IN_K, HAS_STEPS, HAS_MEAN (some norm takes a mean off), HAS_TAIL: bool;
+//            ROTATION: u32 as in common/rotate.cuh; TEAM: a power of two up to 32; OWN: as many chunks as make a head; THREADS: whole warps; KV_SCALE: u32 as
 //            below; CODE_MOST; storage of packed, q, k, v.
 
 // #include "common/prelude.cuh"
@@ -184,6 +185,11 @@ DEVICE bool is_normed(const Head& head, u32 chunk) {
     return !V_IN_K || head.part != PART_K || chunk < HEAD_DIM_V / 4;
 }
 
+// Whether this chunk of the head is of K's tail.
+DEVICE bool is_tail(const Head& head, u32 chunk) {
+    return HAS_TAIL && !is_normed(head, chunk);
+}
+
 // One thread's chunks of a head; zeros where it has none.
 struct Chunks {
     f32x4 x[OWN];
@@ -310,6 +316,9 @@ DEVICE f32 code_of(const KvAppendArgs& args, const Head& head, u32 place, u32 me
     u32 greatest = 0;
 #pragma unroll
     for (u32 n = 0; n < OWN; n++) { // zeros where a thread has no chunk
+        if (is_tail(head, member + n * TEAM)) {
+            continue;
+        }
         const f32x4 x = scaled(args, head, chunks.x[n]);
         const u32 size[4] = {__float_as_uint(x.x) & 0x7fffffff, __float_as_uint(x.y) & 0x7fffffff,
                              __float_as_uint(x.z) & 0x7fffffff, __float_as_uint(x.w) & 0x7fffffff};
@@ -338,6 +347,11 @@ DEVICE void store(const KvAppendArgs& args, const Head& head, u32 member, const 
         }
         if (head.part == PART_Q) {
             store_chunk(args.q, head.target + chunk, chunks.x[n] * scale);
+            continue;
+        }
+        if (is_tail(head, chunk)) {
+            constexpr u32 BEFORE = HEAD_DIM_V / 4;
+            store_chunk(reinterpret_cast<bf16*>(args.k + (head.target + BEFORE) * 4), chunk - BEFORE, chunks.x[n]);
             continue;
         }
         f32x4 x = scaled(args, head, chunks.x[n]);

@@ -11,7 +11,7 @@
 // Numerics  f32 throughout, finite sentinels. Values of unseen keys are left out by selection and may hold anything.
 // Constants LANES, KEY_GROUPS, QUERIES_PER_LANE, KEYS_PER_LANE, GROUP, HEAD_PARTS, HEAD_CHUNKS, VALUE_CHUNKS (dims
 //           / 4), VALUE_PARTS, WRITES_STATES, HAS_SOFT_CAP, HAS_GAP, HAS_SHIFT, HAS_STEPS, HAS_TOKEN_SCALES,
-//           HAS_SELECTION, PAIRS_ARE_HALVES, ROPE_FIRST, ROPE_PAIRS; storage q, k, v, out.
+//           HAS_TAIL, HAS_SELECTION, PAIRS_ARE_HALVES, ROPE_FIRST, ROPE_PAIRS; storage q, k, v, out.
 // #include "common/dtype.wgsl"
 // #include "common/lifetime.wgsl"
 // #include "common/steps.wgsl"
@@ -148,6 +148,9 @@ fn attention(
                             + kv_head * params.v_head_stride + key % params.page_size * params.v_token_stride
                             + share.first_chunk;
                     }
+                    if HAS_TAIL {
+                        key_scales[j] = params.value_scale; // V is in K
+                    }
                     if HAS_TOKEN_SCALES {
                         let place = scale_place(page, kv_head, key % params.page_size);
                         key_scales[j] = scales[params.k_scales + place];
@@ -166,7 +169,10 @@ fn attention(
                         queries[i] = query_chunk(query_base[i], c, query_shift[i]);
                     }
                     for (var j = 0u; j < KEYS_PER_LANE; j++) {
-                        let key = unpack_k(k[key_base[j] + c]);
+                        var key = key_chunk(key_base[j], c);
+                        if HAS_TAIL && !is_tail(c) {
+                            key *= key_scales[j];
+                        }
                         for (var i = 0u; i < QUERIES_PER_LANE; i++) {
                             scores[i * KEYS_PER_LANE + j] += dot(queries[i], key);
                         }
@@ -185,7 +191,7 @@ fn attention(
                     var greatest = NOTHING;
                     for (var j = 0u; j < KEYS_PER_LANE; j++) {
                         var score = scores[i * KEYS_PER_LANE + j] * params.score_scale;
-                        if HAS_TOKEN_SCALES {
+                        if HAS_TOKEN_SCALES && !HAS_TAIL {
                             score *= key_scales[j];
                         }
                         if HAS_SOFT_CAP {

@@ -9,8 +9,8 @@
 //           an array of as many elements: hence arrays of arrays. Loops over chunks and over a lane's queries that load
 //           must not be unrolled (every load in the text costs time to compile): flat arrays, counts known at run time.
 // Constants LANES, SUBGROUP, QUERIES_PER_LANE, KEYS_PER_LANE, GROUP, HEAD_PARTS, HEAD_CHUNKS, VALUE_CHUNKS (dims / 4),
-//           VALUE_PARTS, WRITES_STATES, HAS_SOFT_CAP, HAS_GAP, HAS_SHIFT, HAS_STEPS, HAS_TOKEN_SCALES, HAS_SELECTION,
-//           PAIRS_ARE_HALVES, ROPE_FIRST, ROPE_PAIRS; storage q, k, v, out.
+//           VALUE_PARTS, WRITES_STATES, HAS_SOFT_CAP, HAS_GAP, HAS_SHIFT, HAS_STEPS, HAS_TOKEN_SCALES, HAS_TAIL,
+//           HAS_SELECTION, PAIRS_ARE_HALVES, ROPE_FIRST, ROPE_PAIRS; storage q, k, v, out.
 // #include "common/dtype.wgsl"
 // #include "common/lifetime.wgsl"
 // #include "common/steps.wgsl"
@@ -119,6 +119,9 @@ fn attention_subgroup(
                     + key % params.page_size * params.k_token_stride;
                 value_base[j] = params.v_offset + page * params.v_page_stride + kv_head * params.v_head_stride
                     + key % params.page_size * params.v_token_stride + share.first_chunk;
+                if HAS_TAIL {
+                    key_scales[j] = params.value_scale; // V is in K
+                }
                 if HAS_TOKEN_SCALES {
                     let place = scale_place(page, kv_head, key % params.page_size);
                     key_scales[j] = scales[params.k_scales + place];
@@ -141,8 +144,8 @@ fn attention_subgroup(
                     x[i] = queries[c * QUERIES_PER_LANE + i];
                 }
                 for (var j = 0u; j < KEYS_PER_LANE; j++) {
-                    var chunk = unpack_k(k[key_base[j] + c]);
-                    if HAS_TOKEN_SCALES {
+                    var chunk = key_chunk(key_base[j], c);
+                    if (HAS_TOKEN_SCALES || HAS_TAIL) && !is_tail(c) {
                         chunk *= key_scales[j];
                     }
                     for (var l = 0u; l < SUBGROUP; l++) {

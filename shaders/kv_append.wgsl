@@ -6,6 +6,7 @@
 //   where V is in K (V_IN_K) there is no v, and norm_k is over the first Dv lanes, the others pass
 //   codes (KV_SCALE)      = round(x * code) for x of k and v: code is 1 / the scale of all, or measured per head and kept
 //                           as in common/scale.wgsl
+//   with a tail (HAS_TAIL)  lanes of k behind the first Dv are no codes: they are not measured, and are stored as bf16
 //   norm(x)               = as in common/norm.wgsl, or nothing
 //   rotate: lanes (a, b) of pair j -> mscale * (a cos - b sin, b cos + a sin), angle = position[axis[j]] * inv_freq[j];
 //           lanes outside the pairs pass
@@ -22,8 +23,8 @@
 // Limits     D and Dv multiples of 4; places are distinct, and k and v share no element (the plan and the caller see
 //            to it).
 //
-// Header     HEAD_DIM, HEAD_DIM_V: u32; V_IN_K, HAS_STEPS, HAS_MEAN (some norm takes a mean off): bool; ROTATION: u32 as in
-//            common/rotate.wgsl; KV_SCALE: u32 as below; CODE_MOST; storage of packed, q, k, v.
+// Header     HEAD_DIM, HEAD_DIM_V: u32; V_IN_K, HAS_STEPS, HAS_MEAN (some norm takes a mean off), HAS_TAIL: bool;
+//            ROTATION: u32 as in common/rotate.wgsl; KV_SCALE: u32 as below; CODE_MOST; storage of packed, q, k, v.
 
 // #include "common/dtype.wgsl"
 // #include "common/norm.wgsl"
@@ -176,6 +177,14 @@ fn store(head: Head, chunk: u32, x: vec4<f32>) {
     let at = head.target_chunk + chunk;
     if head.part == PART_Q {
         q[at] = pack_q(x * head.scale);
+        return;
+    }
+    if HAS_TAIL && chunk >= head.norm_chunks {
+        if !head.is_measured { // a chunk has the room of two of codes
+            let words = pack_bf16_chunk(x);
+            k[at + chunk - head.norm_chunks] = k_chunk(words.x);
+            k[at + chunk - head.norm_chunks + 1u] = k_chunk(words.y);
+        }
         return;
     }
     var y = x;

@@ -1,5 +1,7 @@
 //! Device memory and strided views of it.
 
+mod tail;
+
 use std::sync::{Arc, RwLock};
 
 use crate::{DType, Device, Error, Result};
@@ -221,6 +223,8 @@ pub struct Tensor {
     strides: Vec<usize>,
     /// What codes are multiplied by: f32, without the last dimension.
     scales: Option<Box<Tensor>>,
+    /// The last lanes, where they are stored behind the codes.
+    tail: Option<Box<Tensor>>,
 }
 
 impl Tensor {
@@ -253,7 +257,7 @@ impl Tensor {
             let need = format!("at least {} bytes", end * dtype.size());
             return Err(Error::invalid("tensor", "buffer", need, format!("{} bytes", buffer.bytes())));
         }
-        Ok(Tensor { buffer, dtype, offset, shape: shape.to_vec(), strides: strides.to_vec(), scales: None })
+        Ok(Tensor { buffer, dtype, offset, shape: shape.to_vec(), strides: strides.to_vec(), scales: None, tail: None })
     }
 
     /// A new zeroed row-major tensor.
@@ -308,16 +312,13 @@ impl Tensor {
         let mut t = self.clone();
         t.shape = axes.iter().map(|&a| self.shape[a]).collect();
         t.strides = axes.iter().map(|&a| self.strides[a]).collect();
-        if let (Some(scales), [before @ .., last]) = (&self.scales, axes) {
-            if last + 1 != axes.len() {
-                return Err(Error::unsupported(
-                    "tensor permute",
-                    "lanes of codes moved",
-                    "lanes that stay the last dimension",
-                ));
-            }
-            t.scales = Some(Box::new(scales.permute(before)?));
+        if (self.scales.is_some() || self.tail.is_some()) && axes.last() != Some(&(axes.len() - 1)) {
+            let can = "lanes that stay the last dimension";
+            return Err(Error::unsupported("tensor permute", "lanes of codes moved", can));
         }
+        let before = &axes[..axes.len().saturating_sub(1)];
+        t.scales = self.scales.as_ref().map(|scales| scales.permute(before).map(Box::new)).transpose()?;
+        t.tail = self.tail.as_ref().map(|tail| tail.permute(axes).map(Box::new)).transpose()?;
         Ok(t)
     }
 
@@ -355,13 +356,14 @@ impl Tensor {
         if index >= have {
             return Err(Error::invalid("tensor at", "index", format!("less than {have}"), index));
         }
+        if self.tail.is_some() && self.shape.len() == 1 {
+            return Err(Error::unsupported("tensor at", "one lane of codes with a tail", "a vector of them"));
+        }
         let mut t = self.clone();
         t.offset += index * t.strides.remove(0);
         t.shape.remove(0);
-        t.scales = match &self.scales {
-            Some(scales) => Some(Box::new(scales.at(index)?)),
-            None => None,
-        };
+        t.scales = self.scales.as_ref().map(|scales| scales.at(index).map(Box::new)).transpose()?;
+        t.tail = self.tail.as_ref().map(|tail| tail.at(index).map(Box::new)).transpose()?;
         Ok(t)
     }
 
@@ -377,6 +379,9 @@ impl Tensor {
         }
         let mut t = self.clone();
         t.shape.iter_mut().next_back().into_iter().for_each(|last| *last = lanes);
+        let of_tail = lanes.saturating_sub(self.lanes_before_tail());
+        let tail = self.tail.as_ref().filter(|_| of_tail > 0);
+        t.tail = tail.map(|tail| tail.first_lanes(of_tail).map(Box::new)).transpose()?;
         Ok(t)
     }
 
@@ -416,6 +421,9 @@ impl Tensor {
 
     /// Reads the view in row-major order. Waits for the device.
     pub fn read_f32(&self) -> Result<Vec<f32>> {
+        if let Some(tail) = &self.tail {
+            return self.read_both(tail);
+        }
         let (bytes, n) = (self.buffer.read()?, self.dtype.size());
         let mut values: Vec<f32> = self.offsets().map(|o| self.dtype.decode(&bytes[o * n..(o + 1) * n])).collect();
         if let Some(scales) = &self.scales {
@@ -431,6 +439,9 @@ impl Tensor {
     pub fn write_f32(&self, values: &[f32]) -> Result<()> {
         if values.len() != self.len() {
             return Err(Error::invalid("tensor write", "values", self.len(), values.len()));
+        }
+        if let Some(tail) = &self.tail {
+            return self.write_both(tail, values);
         }
         if let Some(scales) = &self.scales {
             let vectors = values.chunks(self.shape.last().copied().unwrap_or(1).max(1));

@@ -16,9 +16,8 @@
 //! clear. Wrong results (table, random): values with twice the stride or another panel, a stage given back before its
 //! products were waited for, outputs rescaled before that, no fence of the proxy, the second part of turned queries left
 //! out, the second consumer with the queries of the first, boxes over the end of a page (large pages).
-//! Planted among codes and seen red by both tests of codes: the scales of the first head for all (WebGPU, CUDA), V without
-//! its scales (WebGPU); on CUDA the scales of another page, those of the neighbouring token, i8 without its sign (not by the
-//! test of outputs, whose codes are e4m3).
+#[path = "attention/codes.rs"]
+mod codes;
 mod harness;
 #[path = "attention/outputs.rs"]
 mod outputs;
@@ -209,31 +208,6 @@ fn wide_heads_and_large_groups() {
     check_all(harness::bare_devices(), &large_cases()).unwrap_or_else(|e| panic!("{e}"));
 }
 
-/// K and V as codes: scales of tokens where the seed is odd or the type i8, else one of all.
-#[rustfmt::skip]
-fn code_cases() -> Vec<Case> {
-    use DType::{BF16, E4M3, F16, F32, I8};
-    use Kind::*;
-    use Mask::*;
-    let p = Case::PLAIN;
-    vec![
-        Case { dtypes: (F32, E4M3), ..p.clone() },
-        Case { dtypes: (BF16, E4M3), dims: (96, 96), seed: 2, kind: Mixed, agents: 5, soft_cap: true, ..p.clone() },
-        Case { dtypes: (F32, I8), dims: (80, 80), kind: Sequential, agents: 5, page_size: 1, ..p.clone() },
-        Case { dtypes: (F16, I8), dims: (192, 128), heads: (1, 8), kind: Decode, tokens: 300, agents: 9, gate: true, ..p.clone() },
-        Case { dtypes: (F32, E4M3), dims: (80, 96), kind: Parallel, agents: 5, page_size: 64, engine_layout: true, ..p.clone() },
-        Case { dtypes: (F32, E4M3), spoiled: (40, WILD), mask: Window(20), ..p.clone() },
-        Case { dtypes: (BF16, E4M3), dims: (96, 96), seed: 2, soft_cap: true, spoiled: (40, WILD), mask: Window(20), ..p.clone() },
-        Case { dtypes: (BF16, I8), dims: (96, 96), spoiled: (50, WILD), kind: Mixed, mask: ImageInWindow(30), agents: 5, ..p.clone() },
-        Case { heads: (1, 4), dims: (576, 512), tokens: 40, dtypes: (BF16, E4M3), kind: Sequential, ..p.clone() },
-    ]
-}
-
-#[test]
-fn codes_in_the_cache() {
-    check_all(harness::bare_devices(), &code_cases()).unwrap_or_else(|e| panic!("{e}"));
-}
-
 fn any_mask() -> impl Strategy<Value = Mask> {
     prop_oneof![
         Just(Mask::Causal),
@@ -342,21 +316,6 @@ fn a_hole_in_what_the_rows_see() {
             let got = answer(device);
             harness::compare(&format!("out on {device}"), &got.out, &want.out, dtype).unwrap();
             harness::compare(&format!("lse on {device}"), &got.lse, &want.lse, DType::F32).unwrap();
-        }
-    }
-}
-
-/// Codes are nothing but a way to write numbers: attention over them is attention over what they stand for.
-#[test]
-fn codes_are_the_values_they_stand_for() {
-    use DType::{E4M3, F32, I8};
-    for (dtype, seed, page_size) in [(E4M3, 1, 1), (E4M3, 2, 16), (I8, 1, 16), (I8, 2, 64)] {
-        let case = Case { dtypes: (F32, dtype), seed, page_size, kind: Kind::Sequential, agents: 3, ..Case::PLAIN };
-        let values = harness::scene::run(&Case { decoded: true, ..case.clone() }, &Device::Reference).unwrap();
-        for device in harness::devices() {
-            let got = harness::scene::run(&case, device).unwrap();
-            harness::compare(&format!("out on {device}"), &got.out, &values.out, F32).unwrap();
-            harness::compare(&format!("lse on {device}"), &got.lse, &values.lse, F32).unwrap();
         }
     }
 }

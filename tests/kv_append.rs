@@ -51,6 +51,8 @@ mod positions;
 mod refusals;
 #[path = "kv_append/setup.rs"]
 mod setup;
+#[path = "kv_append/tail.rs"]
+mod tail;
 use case::{CASES, Case, any_case};
 use setup::{Setup, append_from};
 

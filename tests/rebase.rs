@@ -30,6 +30,8 @@ mod moves;
 #[allow(dead_code)] // of the streams of the laws
 #[path = "laws/stream.rs"]
 mod stream;
+#[path = "rebase/tail.rs"]
+mod tail;
 
 /// One row of the table.
 #[derive(Debug, Clone, Copy)]

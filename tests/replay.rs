@@ -57,10 +57,11 @@ impl Team {
         };
         let (cache, rows) = case.scene();
         let mut views: Vec<ViewId> = rows.iter().map(|r| r.view).collect();
-        let (dims, num_pages) = ([case.dims.0, case.dims.1], cache.num_pages());
-        let [k, v] = [0, 1].map(|i| pages(case, &cache, &views, dims[i], case.seed ^ (1 + i as u64)));
-        let shape = |dim| [num_pages, case.heads.0, cache.page_size(), dim];
-        let [k, v] = kv_tensors(device, &spec, case.engine_layout, [(shape(dims[0]), &k), (shape(dims[1]), &v)]);
+        let data = |dim, salt| pages(case, &cache, &views, dim, case.seed ^ salt);
+        let shape = |dim| [cache.num_pages(), case.heads.0, cache.page_size(), dim];
+        let (dim, dim_v) = case.dims;
+        let kv = [(shape(dim), &data(dim, 1)[..]), (shape(dim_v), &data(dim_v, 2)[..])];
+        let [k, v] = kv_tensors(device, &spec, case.engine_layout, kv);
         views.sort_unstable();
         views.dedup();
         let n = views.len();
@@ -258,7 +259,7 @@ fn across_tiles_and_splits() {
 /// Types of the matrix units, their head dims, and whatever else a layer has.
 #[test]
 fn other_layers() {
-    use DType::{BF16, F16, F32};
+    use DType::{BF16, E4M3, F16, F32};
     let p = decode(9, Mask::Causal);
     for case in [
         Case { dtypes: (BF16, BF16), dims: (64, 64), soft_cap: true, ..p.clone() },
@@ -267,6 +268,9 @@ fn other_layers() {
         Case { v_rope: true, norm: true, ..p.clone() },
         Case { dtypes: (F32, F16), heads: (2, 3), gate: true, norm: true, engine_layout: true, ..p.clone() },
         Case { dtypes: (F16, F16), dims: (128, 128), kind: Kind::Parallel, mask: Mask::Chunked(16), ..p.clone() },
+        Case { dtypes: (F32, E4M3), ..p.clone() },
+        Case { dtypes: (BF16, E4M3), dims: (48, 32), tail: true, mask: Mask::Window(37), ..p.clone() },
+        Case { dtypes: (F32, E4M3), dims: (48, 32), tail: true, kind: Kind::Parallel, seed: 10, ..p.clone() },
     ] {
         check(&case, 5).unwrap();
     }

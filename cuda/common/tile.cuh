@@ -11,8 +11,10 @@ DEVICE constexpr u32 round_up(u32 x, u32 multiple) {
 
 // Matrix products take 16 lanes of a head at a time; the lanes behind the head dim are zero in q and k.
 constexpr u32 PADDED_DIM = USES_MATRIX_UNITS ? round_up(HEAD_DIM, 16) : HEAD_DIM;
+// Lanes of a key's tail: behind the value, as bf16 behind its codes.
+constexpr u32 TAIL_DIM = HAS_TAIL ? HEAD_DIM - VALUE_DIM : 0;
 // Chunks of 16 bytes: of a key and a part of a value, and of their rows in shared memory, which have an even number.
-constexpr u32 KEY_CHUNKS = HEAD_DIM * sizeof(k_t) / 16;
+constexpr u32 KEY_CHUNKS = ((HEAD_DIM - TAIL_DIM) * sizeof(k_t) + TAIL_DIM * sizeof(bf16)) / 16;
 constexpr u32 VALUE_CHUNKS = PART_DIM * sizeof(v_t) / 16;
 constexpr u32 KEY_ROW = round_up(KEY_CHUNKS, 2);
 constexpr u32 VALUE_ROW = round_up(VALUE_CHUNKS, 2);

@@ -12,8 +12,8 @@
 //           s % 32 of word s / 32 for slot s of its view.
 // Output    with WRITES_STATES partial states: [state, num_q_heads] of value and (lse, -, -, -), f32, which merge.wgsl puts
 //           together. Without, where every row has one state that needs no epilogue, the rows [row, num_q_heads, value dim].
-// Constants GROUP, HEAD_PARTS, VALUE_CHUNKS, VALUE_PARTS, WRITES_STATES, HAS_SHIFT, HAS_STEPS, HAS_TOKEN_SCALES, HAS_SELECTION,
-//           PAIRS_ARE_HALVES, ROPE_FIRST, ROPE_PAIRS; storage q, k, v, out. Needs dtype.wgsl, lifetime.wgsl and steps.wgsl.
+// Constants GROUP, HEAD_PARTS, VALUE_CHUNKS, VALUE_PARTS, WRITES_STATES, HAS_SHIFT, HAS_STEPS, HAS_TOKEN_SCALES, HAS_TAIL,
+//           HAS_SELECTION, PAIRS_ARE_HALVES, ROPE_FIRST, ROPE_PAIRS; storage q, k, v, out. Needs dtype.wgsl, lifetime.wgsl and steps.wgsl.
 
 struct AttentionParams {
     num_q_heads: u32,
@@ -91,6 +91,20 @@ fn is_past_the_list(place: u32) -> bool {
 // Where the scale of a token lies among those of K, and of V.
 fn scale_place(page: u32, kv_head: u32, slot: u32) -> u32 {
     return page * params.scale_page_stride + kv_head * params.scale_head_stride + slot * params.scale_token_stride;
+}
+
+// Whether chunk `c` of a key is of its tail: behind the value, as bf16 without a scale.
+fn is_tail(c: u32) -> bool {
+    return HAS_TAIL && c >= VALUE_CHUNKS;
+}
+
+// Chunk `c` of the key that begins at `base`, codes without their scale. A chunk of a tail has the room of two of codes.
+fn key_chunk(base: u32, c: u32) -> vec4<f32> {
+    if is_tail(c) {
+        let at = base + 2u * c - VALUE_CHUNKS;
+        return unpack_bf16_chunk(vec2<u32>(word_k(k[at]), word_k(k[at + 1u])));
+    }
+    return unpack_k(k[base + c]);
 }
 
 const LN_2: f32 = 0.6931471805599453;

@@ -101,8 +101,8 @@ impl Memory {
             return Memory { query_parts, stages, bytes };
         }
         let query = if is_16_bit { spec.head_dim.next_multiple_of(16) * 2 } else { spec.head_dim * 4 };
-        let row = |dim: usize| (dim * spec.kv_dtype.size()).next_multiple_of(2 * COPY);
-        let stage = keys * (row(spec.head_dim) + row(spec.head_dim_v / value_parts(spec)));
+        let row = |elements: usize| (elements * spec.kv_dtype.size()).next_multiple_of(2 * COPY);
+        let stage = keys * (row(spec.key_elements()) + row(spec.head_dim_v / value_parts(spec)));
         // Two places of 8 bytes per key, for this tile and the next.
         let fixed = query_parts * tile.queries * query + 2 * keys * 16;
         // Two scales per key, for as many tiles as there are stages and the one that is computed.
@@ -145,6 +145,7 @@ fn variant(
         .bool("HAS_SHIFT", rope.is_some())
         .bool("HAS_STEPS", has_steps)
         .bool("HAS_TOKEN_SCALES", spec.kv_scale == KvScale::Token)
+        .bool("HAS_TAIL", spec.tail_dtype.is_some())
         .bool("HAS_SELECTION", spec.indexer.is_some())
         .bool("PAIRS_ARE_HALVES", rope.is_some_and(|r| r.pairing == Pairing::Half))
         .u32("ROPE_FIRST", rope.map_or(0, |r| r.first_lane))
@@ -205,6 +206,11 @@ pub(super) fn covering_variants() -> Vec<Variant> {
             spec.soft_cap = flags.then_some(50.0);
             spec.rope = Some(Rope::plain(dim, 1e4, Pairing::Half));
             all.push(variant(Arch { major: 8, minor: 0 }, &spec, [flags; 3], 1).0);
+            if dim > dim_v {
+                let mut coded = LayerSpec { v_in_k: true, ..spec }.with_coded_latent(kv_dtype, kv_scale);
+                coded.indexer = flags.then_some(Indexer { heads: 1, dim: 8, count: 1, block: 1 });
+                all.push(variant(Arch { major: 8, minor: 0 }, &coded, [flags; 3], 1).0);
+            }
         }
     }
     // Parts of a group and of the value.
@@ -307,6 +313,7 @@ fn states(plan: &AttentionPlan, list: &WorkList, space: CudaSpace) -> States {
 /// may take the place of its own query or gate, which nobody reads any more.
 fn check_places(args: &AttentionArgs<'_>) -> Result<()> {
     let extent = |t: &Tensor| {
+        let t = t.covered();
         let last: usize = t.shape().iter().zip(t.strides()).map(|(&n, &stride)| n.saturating_sub(1) * stride).sum();
         let size = t.dtype().size();
         t.offset() * size..(t.offset() + last + 1) * size

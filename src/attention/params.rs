@@ -44,7 +44,8 @@ impl AttentionParams {
     pub fn new(plan: &AttentionPlan, q: [u32; 3], k: [u32; 4], v: [u32; 4], scales: ScalePlaces) -> Self {
         let (spec, log2_e) = (&plan.spec, std::f32::consts::LOG2_E);
         let [k_scale, value_scale] = spec.kv_scale.factors();
-        let softmax_scale = spec.softmax_scale * k_scale;
+        // With a tail the kernel multiplies the codes' part alone, by the scale that V has too.
+        let softmax_scale = spec.softmax_scale * if spec.tail_dtype.is_some() { 1.0 } else { k_scale };
         AttentionParams {
             num_q_heads: spec.num_q_heads as u32,
             num_kv_heads: spec.num_kv_heads as u32,

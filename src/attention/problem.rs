@@ -118,8 +118,8 @@ pub struct AttentionArgs<'a> {
     /// Queries `[rows, num_q_heads, head_dim]` of the layer's dtype, normed and rotated.
     pub q: &'a Tensor,
     /// Keys `[pages, num_kv_heads, page_size, head_dim]` of the layer's KV dtype, [with
-    /// scales](Tensor::with_scales) where tokens have them. An engine's page layout is a
-    /// [permuted](Tensor::permute) view.
+    /// scales](Tensor::with_scales) where tokens have them, and with its [tail](LayerSpec::key_pages) where there is one.
+    /// An engine's page layout is a [permuted](Tensor::permute) view.
     pub k: &'a Tensor,
     /// Values `[pages, num_kv_heads, page_size, head_dim_v]` of the layer's KV dtype, as the keys; where V is in K, a
     /// [view](Tensor::first_lanes) of it.

@@ -81,15 +81,15 @@ struct Reader<'a> {
     factor: f64,
     /// And the elements of each vector.
     scales: Option<Box<Reader<'a>>>,
+    /// Lanes behind the codes.
+    tail: Option<Box<Reader<'a>>>,
 }
 
 impl<'a> Reader<'a> {
     fn new(tensor: &'a Tensor, factor: f32) -> Result<Self> {
-        let scales = match tensor.scales() {
-            Some(scales) => Some(Box::new(Reader::new(scales, 1.0)?)),
-            None => None,
-        };
-        Ok(Reader { tensor, bytes: tensor.buffer().read()?, factor: f64::from(factor), scales })
+        let plain = |t: Option<&'a Tensor>| t.map(|t| Reader::new(t, 1.0).map(Box::new)).transpose();
+        let (scales, tail) = (plain(tensor.scales())?, plain(tensor.tail())?);
+        Ok(Reader { tensor, bytes: tensor.buffer().read()?, factor: f64::from(factor), scales, tail })
     }
     fn vector(&self, index: [usize; 3], len: usize) -> Vec<f64> {
         let start: usize =
@@ -97,7 +97,11 @@ impl<'a> Reader<'a> {
         let n = self.tensor.dtype().size();
         let scale = self.factor * self.scales.as_ref().map_or(1.0, |scales| scales.vector(index, 1)[0]);
         let value = |e: usize| f64::from(self.tensor.dtype().decode(&self.bytes[e * n..(e + 1) * n]));
-        (start..start + len).map(|e| value(e) * scale).collect()
+        let (before, behind) = match &self.tail {
+            Some(tail) => (self.tensor.lanes_before_tail(), tail.vector(index, len - self.tensor.lanes_before_tail())),
+            None => (len, vec![]),
+        };
+        (start..start + before).map(|e| value(e) * scale).chain(behind).collect()
     }
 }
 

@@ -48,6 +48,7 @@ pub(super) fn variant(
         .bool("HAS_SHIFT", rope.is_some())
         .bool("HAS_STEPS", has_steps)
         .bool("HAS_TOKEN_SCALES", spec.kv_scale == KvScale::Token)
+        .bool("HAS_TAIL", spec.tail_dtype.is_some())
         .bool("HAS_SELECTION", spec.indexer.is_some())
         .bool("PAIRS_ARE_HALVES", rope.is_some_and(|r| r.pairing == Pairing::Half))
         .u32("ROPE_FIRST", rope.map_or(0, |r| r.first_lane))
@@ -94,6 +95,10 @@ pub(super) fn covering_variants() -> Vec<Variant> {
     for (dim, dim_v, group) in [(320, 256, 96), (512, 512, 8), (576, 512, 128)] {
         let spec = LayerSpec { head_dim_v: dim_v, ..LayerSpec::new(group, 1, dim) };
         all.extend(tiles.iter().map(|tile| variant(&spec, tile, [false; 3], true)));
+        for (tile, (kv_dtype, kv_scale)) in tiles.iter().zip(CODES.into_iter().cycle()).filter(|_| dim > dim_v) {
+            let coded = LayerSpec { v_in_k: true, ..spec.clone() }.with_coded_latent(kv_dtype, kv_scale);
+            all.push(variant(&coded, tile, [false; 3], true));
+        }
     }
     all
 }

@@ -31,7 +31,7 @@ impl Variant {
         self
     }
     /// Declares how binding `name` stores its elements: the type `<name>_chunk` (4 elements) and the functions
-    /// `unpack_<name>` and `pack_<name>` between a chunk and `vec4<f32>`.
+    /// `unpack_<name>` and `pack_<name>` between a chunk and `vec4<f32>`, and `word_<name>`, a chunk's first 32 bits.
     pub fn storage(mut self, name: &'static str, dtype: DType) -> Self {
         self.loads.push((name, dtype));
         self
@@ -55,6 +55,8 @@ impl Variant {
             s += &format!("alias {name}_chunk = {chunk};\n");
             s += &format!("fn unpack_{name}(x: {name}_chunk) -> vec4<f32> {{ return unpack_{stem}_chunk(x); }}\n");
             s += &format!("fn pack_{name}(x: vec4<f32>) -> {name}_chunk {{ return pack_{stem}_chunk(x); }}\n");
+            let first = if dtype.is_code() { "x" } else { "x.x" };
+            s += &format!("fn word_{name}(x: {name}_chunk) -> u32 {{ return {first}; }}\n");
         }
         s + source(SHADERS, self.kernel)
     }

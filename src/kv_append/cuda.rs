@@ -55,7 +55,7 @@ fn shared_bytes(dims: [usize; 2], threads: usize) -> usize {
 
 fn variant(
     dims: [usize; 2],
-    [v_in_k, has_steps, has_mean]: [bool; 3],
+    [v_in_k, has_steps, has_mean, has_tail]: [bool; 4],
     heads: usize,
     rotation: Rotation,
     dtype: DType,
@@ -67,6 +67,7 @@ fn variant(
         .bool("V_IN_K", v_in_k)
         .u32("ROTATION", rotation as usize)
         .bool("HAS_MEAN", has_mean)
+        .bool("HAS_TAIL", has_tail)
         .u32("TEAM", team(dims))
         .u32("OWN", own(dims))
         .u32("THREADS", threads(dims, heads))
@@ -88,7 +89,7 @@ pub(super) fn variant_of(spec: &LayerSpec, has_steps: bool) -> Variant {
     let rotation = Rotation::of(spec.rope.as_ref());
     variant(
         dims,
-        [spec.v_in_k, has_steps, has_mean(spec)],
+        [spec.v_in_k, has_steps, has_mean(spec), spec.tail_dtype.is_some()],
         heads(spec),
         rotation,
         spec.dtype,
@@ -108,7 +109,7 @@ pub(super) fn variants() -> Vec<(String, String)> {
         for (i, (rotation, (dtype, kv_dtype))) in Rotation::ALL.into_iter().zip(storages.by_ref()).enumerate() {
             let v = variant(
                 dims,
-                [dims == [576, 512], i % 2 == 1, dims[0] > 64],
+                [dims == [576, 512], i % 2 == 1, dims[0] > 64, false],
                 heads,
                 rotation,
                 dtype,
@@ -116,8 +117,12 @@ pub(super) fn variants() -> Vec<(String, String)> {
             );
             all.push((format!("kv_append {}", v.options()), v.cuda()));
             if let Some(stored) = codes.next().filter(|_| dims[0] > 8) {
-                let v = variant(dims, [dims == [576, 512], i % 2 == 0, dims[0] > 64], heads, rotation, dtype, stored);
-                all.push((format!("kv_append {}", v.options()), v.cuda()));
+                let is_latent = dims == [576, 512];
+                for has_tail in [false, true].into_iter().filter(|has_tail| is_latent || !has_tail) {
+                    let flags = [is_latent, i % 2 == 0, dims[0] > 64, has_tail];
+                    let v = variant(dims, flags, heads, rotation, dtype, stored);
+                    all.push((format!("kv_append {}", v.options()), v.cuda()));
+                }
             }
         }
     }
@@ -148,7 +153,9 @@ pub(super) fn ready(
 pub(super) fn run(plan: &KvAppendPlan, gpu: &Arc<Gpu>, args: &KvAppendArgs, workspace: &mut Workspace) -> Result<()> {
     let (packed, [packed_row]) = place(gpu, OP, "packed", args.packed, CHUNK)?;
     let (q, [q_row, q_head]) = place(gpu, OP, "q", args.q, CHUNK)?;
-    let (k, [k_page, k_head, k_slot]) = place(gpu, OP, "k", args.k, CHUNK)?;
+    // A chunk of a tail takes two of codes.
+    let k_align = if plan.spec.tail_dtype.is_some() { 2 * CHUNK } else { CHUNK };
+    let (k, [k_page, k_head, k_slot]) = place(gpu, OP, "k", args.k, k_align)?;
     let (v, [v_page, v_head, v_slot]) = place(gpu, OP, "v", args.v, CHUNK)?;
     let constants = args.constants.buffer.block(gpu, OP, "constants")?.address();
     if plan.rows() == 0 {

@@ -99,8 +99,8 @@ impl KvAppendPlan {
         let stored = self.places.iter().take(self.rows()).filter(|&&p| p != PADDING).count();
         let q = spec.num_q_heads * spec.head_dim;
         let v = if spec.v_in_k { 0 } else { spec.head_dim_v };
-        let kv = spec.num_kv_heads * (spec.head_dim + v);
-        (2 * self.rows() * q + stored * kv) * spec.dtype.size() + stored * kv * spec.kv_dtype.size()
+        let [read, kept] = [spec.head_dim, spec.key_elements()].map(|k| stored * spec.num_kv_heads * (k + v));
+        (2 * self.rows() * q + read) * spec.dtype.size() + kept * spec.kv_dtype.size()
     }
 
     /// Writes q, and k and v at the plan's places. Does not wait; allocates nothing after the first run.
@@ -169,6 +169,9 @@ impl std::fmt::Display for KvAppendPlan {
         }
         write!(f, ", {}/{} heads of {}/{}", s.num_q_heads, s.num_kv_heads, s.head_dim, s.head_dim_v)?;
         write!(f, ", {} to q {} and kv {}", s.dtype, s.dtype, s.kv_dtype)?;
+        if let Some(dtype) = s.tail_dtype {
+            write!(f, " with {} lanes in {dtype}", s.tail_lanes())?;
+        }
         write!(f, ", {} pages of {}, {} bytes at least", self.num_pages, self.page_size, self.bytes())?;
         match &self.device {
             Device::Reference => Ok(()),

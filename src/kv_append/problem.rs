@@ -37,8 +37,8 @@ pub struct KvAppendArgs<'a> {
     pub constants: &'a LayerConstants,
     /// Written: `[rows, num_q_heads, head_dim]`, as the spec's dtype.
     pub q: &'a Tensor,
-    /// Written at the places: `[pages, num_kv_heads, page_size, head_dim]`, as the spec's kv_dtype, and its
-    /// [scales](Tensor::with_scales) where tokens have them.
+    /// Written at the places: `[pages, num_kv_heads, page_size, head_dim]`, as the spec's kv_dtype, with its
+    /// [tail](LayerSpec::key_pages) where there is one, and its [scales](Tensor::with_scales) where tokens have them.
     pub k: &'a Tensor,
     /// Written at the places: `[pages, num_kv_heads, page_size, head_dim_v]`, as k. Where V is in K, a
     /// [view](Tensor::first_lanes) of it, and written with it.
@@ -115,7 +115,7 @@ impl KvAppendArgs<'_> {
             if t.buffer().is_same(self.packed.buffer()) {
                 return Err(Error::invalid(OP, name, "another buffer than packed", "the same"));
             }
-            if overlaps_itself(t) {
+            if overlaps_itself(&t.covered()) {
                 let got = format!("{:?} for {:?}", t.strides(), t.shape());
                 return Err(Error::invalid(OP, name, "strides that keep its elements apart", got));
             }

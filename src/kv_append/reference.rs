@@ -80,9 +80,13 @@ pub(super) fn run(plan: &KvAppendPlan, args: &KvAppendArgs) -> Result<()> {
                 let normed = if spec.v_in_k { spec.head_dim_v } else { spec.head_dim };
                 normalize(&mut x[..normed], spec.k_norm, h, &weights.k_norm, &weights.k_bias);
                 rotate(&mut x, spec.rope.as_ref(), &positions[row]);
-                let codes = coded(&mut x[..spec.head_dim], spec, factors[0]);
-                write(&mut out, args.k, at(row, h, args.k.strides()), &x[..spec.head_dim]);
-                keep(args.k, row, h, codes)?;
+                let (x, tail) = x[..spec.head_dim].split_at_mut(spec.head_dim - spec.tail_lanes());
+                let scale = coded(x, spec, factors[0]);
+                write(&mut out, args.k, at(row, h, args.k.strides()), x);
+                if let Some(t) = args.k.tail() {
+                    write(&mut out, t, at(row, h, t.strides()), tail);
+                }
+                keep(args.k, row, h, scale)?;
             }
         }
     }
@@ -93,9 +97,9 @@ pub(super) fn run(plan: &KvAppendPlan, args: &KvAppendArgs) -> Result<()> {
             normalize(&mut x[..spec.head_dim_v], spec.v_norm, h, &weights.v_norm, &weights.v_bias);
             rotate(&mut x, spec.rope.as_ref().filter(|_| spec.v_rope), &positions[row]);
             x.iter_mut().for_each(|x| *x *= f64::from(spec.v_scale));
-            let codes = coded(&mut x[..spec.head_dim_v], spec, factors[1]);
+            let scale = coded(&mut x[..spec.head_dim_v], spec, factors[1]);
             write(&mut out, args.v, at(row, h, args.v.strides()), &x[..spec.head_dim_v]);
-            keep(args.v, row, h, codes)?;
+            keep(args.v, row, h, scale)?;
         }
     }
     Ok(())

@@ -22,7 +22,7 @@ const GROUP: usize = 64;
 
 fn variant(
     dims: [usize; 2],
-    [v_in_k, has_steps, has_mean]: [bool; 3],
+    [v_in_k, has_steps, has_mean, has_tail]: [bool; 4],
     rotation: Rotation,
     dtype: DType,
     (kv_dtype, kv_scale): (DType, KvScale),
@@ -34,6 +34,7 @@ fn variant(
         .u32("ROTATION", rotation as usize)
         .bool("HAS_STEPS", has_steps)
         .bool("HAS_MEAN", has_mean)
+        .bool("HAS_TAIL", has_tail)
         .u32("KV_SCALE", kv_scale.code())
         .u32("CODE_MOST", kv_dtype.most_code() as usize)
         .storage("packed", dtype)
@@ -44,7 +45,7 @@ fn variant(
 
 fn variant_of(plan: &KvAppendPlan) -> Variant {
     let s = &plan.spec;
-    let flags = [s.v_in_k, plan.steps.is_some(), has_mean(s)];
+    let flags = [s.v_in_k, plan.steps.is_some(), has_mean(s), s.tail_dtype.is_some()];
     variant([s.head_dim, s.head_dim_v], flags, Rotation::of(s.rope.as_ref()), s.dtype, (s.kv_dtype, s.kv_scale))
 }
 
@@ -62,7 +63,7 @@ pub(super) fn variants() -> Vec<(String, String)> {
                         name,
                         variant(
                             dims,
-                            [dims == [576, 512], has_steps, dims[0] > 64],
+                            [dims == [576, 512], has_steps, dims[0] > 64, false],
                             rotation,
                             dtype,
                             (kv_dtype, KvScale::None),
@@ -73,8 +74,12 @@ pub(super) fn variants() -> Vec<(String, String)> {
             }
             for (kv_dtype, kv_scale) in CODES {
                 let name = format!("kv_append.{}.{}.{rotation:?}.{kv_dtype}.{kv_scale:?}", dims[0], dims[1]);
-                let flags = [dims == [576, 512], true, dims[0] > 64];
-                all.push((name, variant(dims, flags, rotation, DType::BF16, (kv_dtype, kv_scale)).wgsl()));
+                let is_latent = dims == [576, 512];
+                for has_tail in [false, true].into_iter().filter(|has_tail| is_latent || !has_tail) {
+                    let flags = [is_latent, true, dims[0] > 64, has_tail];
+                    let v = variant(dims, flags, rotation, DType::BF16, (kv_dtype, kv_scale));
+                    all.push((if has_tail { format!("{name}.tail") } else { name.clone() }, v.wgsl()));
+                }
             }
         }
     }

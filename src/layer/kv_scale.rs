@@ -69,7 +69,7 @@ impl KvScale {
 }
 
 impl LayerSpec {
-    /// Checks a tensor of pages of K or V: type, shape, and scales where each token has one.
+    /// Checks a tensor of pages of K or V: type, shape, scales where each token has one, and a tail where K has one.
     pub(crate) fn expect_pages(
         &self,
         op: &'static str,
@@ -82,6 +82,16 @@ impl LayerSpec {
         if has != (self.kv_scale == KvScale::Token) {
             let say = |has| if has { "codes with scales" } else { "no scales beside it" };
             return Err(Error::invalid(op, argument, say(!has), say(has)));
+        }
+        // V has no lanes behind itself.
+        let lanes = shape.last().map_or(0, |lanes| lanes.saturating_sub(self.head_dim_v));
+        let expected = self.tail_dtype.filter(|_| lanes > 0).map(|dtype| (dtype, lanes));
+        let got = tensor.tail().map(|tail| (tail.dtype(), tail.shape().last().copied().unwrap_or(0)));
+        if got != expected {
+            let say = |tail: Option<(DType, usize)>| {
+                tail.map_or("no tail".into(), |(dtype, lanes)| format!("a tail of {lanes} lanes in {dtype}"))
+            };
+            return Err(Error::invalid(op, argument, say(expected), say(got)));
         }
         Ok(())
     }

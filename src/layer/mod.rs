@@ -14,6 +14,7 @@ mod rope;
 mod rope_scaling;
 mod rotation;
 mod spec;
+mod tail;
 mod temperature;
 
 pub use gate::Gate;

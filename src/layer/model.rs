@@ -43,6 +43,8 @@ pub struct KvGroup {
     pub v_in_k: bool,
     /// Storage of K and V.
     pub kv_dtype: DType,
+    /// Storage of K's [tail](LayerSpec::tail_dtype).
+    pub tail_dtype: Option<DType>,
     /// The layers that store K and V, in order.
     pub layers: Vec<usize>,
 }
@@ -78,6 +80,7 @@ impl ModelSpec {
                 head_dim_v: kind.head_dim_v,
                 v_in_k: kind.v_in_k,
                 kv_dtype: kind.kv_dtype,
+                tail_dtype: kind.tail_dtype,
                 layers: Vec::new(),
             };
             let same = groups.iter_mut().find(|g| KvGroup { layers: Vec::new(), ..(*g).clone() } == group);

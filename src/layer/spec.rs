@@ -63,6 +63,9 @@ pub struct LayerSpec {
     pub kv_dtype: DType,
     /// What they are multiplied by where they are stored as codes.
     pub kv_scale: KvScale,
+    /// Storage of K's lanes behind V, the *tail*, where V is in K as codes: as values behind the codes of the row, without a
+    /// scale. `None`: as the others.
+    pub tail_dtype: Option<DType>,
 }
 
 impl LayerSpec {
@@ -94,6 +97,7 @@ impl LayerSpec {
             out_code: None,
             kv_dtype: DType::F32,
             kv_scale: KvScale::None,
+            tail_dtype: None,
         }
     }
 
@@ -147,6 +151,7 @@ impl LayerSpec {
             return Err(Error::unsupported(op, format!("an output of {other} codes"), "e4m3, or values"));
         }
         self.kv_scale.validate(op, self)?;
+        self.validate_tail(op)?;
         if ![self.softmax_scale, self.q_scale, self.v_scale].iter().all(|scale| scale.is_finite()) {
             let got = format!("{}, {} and {}", self.softmax_scale, self.q_scale, self.v_scale);
             return Err(Error::invalid(op, "softmax_scale, q_scale and v_scale", "finite numbers", got));

@@ -60,7 +60,7 @@ fn variant(head_dim: usize, heads: usize, rotation: Rotation, has_delta: bool, d
 }
 
 fn variant_of(plan: &RebasePlan) -> Variant {
-    let (s, rotation) = (&plan.spec, Rotation::of(plan.spec.rope.as_ref()));
+    let (s, rotation) = (&plan.keys, Rotation::of(plan.keys.rope.as_ref()));
     variant(s.head_dim, s.num_kv_heads, rotation, plan.has_delta, s.kv_dtype)
 }
 
@@ -81,7 +81,7 @@ pub(super) fn variants() -> Vec<(String, String)> {
 
 /// The launch in words, for the plan's `Display`.
 pub(super) fn describe(plan: &RebasePlan) -> String {
-    let threads = threads(plan.spec.head_dim, plan.spec.num_kv_heads);
+    let threads = threads(plan.keys.head_dim, plan.keys.num_kv_heads);
     format!("{} blocks of {threads} ({})", plan.tokens(), variant_of(plan).options())
 }
 
@@ -104,12 +104,12 @@ pub(super) fn run(plan: &RebasePlan, gpu: &Arc<Gpu>, args: &RebaseArgs, workspac
     let (kernel, space) = ready(plan, gpu, workspace)?;
     let params = Params::new(plan, [0, k_page, k_head, k_slot], [0, delta_run, delta_head]);
     let args = Args { params, tables: space.tables, constants, k, delta };
-    let threads = threads(plan.spec.head_dim, plan.spec.num_kv_heads);
+    let threads = threads(plan.keys.head_dim, plan.keys.num_kv_heads);
     gpu.launch(&Launch {
         kernel: &kernel,
         groups: plan.tokens(),
         threads,
-        shared_bytes: shared_bytes(plan.spec.head_dim, threads),
+        shared_bytes: shared_bytes(plan.keys.head_dim, threads),
         args: bytemuck::bytes_of(&args),
     })
 }

@@ -34,10 +34,10 @@ impl Params {
     pub fn new(plan: &RebasePlan, k: [u32; 4], delta: [u32; 3]) -> Self {
         let [k_base, k_page, k_head, k_slot] = k;
         let [delta_base, delta_run, delta_head] = delta;
-        let rope = plan.spec.rope.as_ref();
+        let rope = plan.keys.rope.as_ref();
         Params {
             tokens: plan.tokens() as u32,
-            kv_heads: plan.spec.num_kv_heads as u32,
+            kv_heads: plan.keys.num_kv_heads as u32,
             page_size: plan.page_size as u32,
             rope_table: ConstantPlaces::of(&plan.spec).rope as u32,
             k_base,

@@ -21,6 +21,8 @@ pub struct RebasePlan {
     /// Names the plan's tables in a workspace.
     pub(super) id: u64,
     pub(super) spec: LayerSpec,
+    /// Its keys as they are turned: of codes with a tail, the tail alone.
+    pub(super) keys: LayerSpec,
     pub(super) page_size: usize,
     pub(super) num_pages: usize,
     pub(super) runs: usize,
@@ -58,6 +60,7 @@ impl RebasePlan {
             device: device.clone(),
             id: crate::backend::next_plan_id(),
             spec: spec.clone(),
+            keys: spec.turning_keys(),
             page_size: problem.page_size,
             num_pages: problem.num_pages,
             runs: problem.runs.len(),
@@ -86,6 +89,7 @@ impl RebasePlan {
     #[cfg_attr(not(any(feature = "webgpu", feature = "cuda")), allow(unused_variables))]
     pub fn run(&self, args: &RebaseArgs, workspace: &mut Workspace) -> Result<()> {
         self.validate(args)?;
+        let args = &turned(args);
         match &self.device {
             Device::Reference => reference::run(self, args),
             #[cfg(feature = "cuda")]
@@ -119,7 +123,7 @@ impl RebasePlan {
     ) -> Result<()> {
         self.validate(args)?;
         match &self.device {
-            Device::WebGpu(gpu) => super::webgpu::encode(self, gpu, args, workspace, encoder),
+            Device::WebGpu(gpu) => super::webgpu::encode(self, gpu, &turned(args), workspace, encoder),
             other => Err(crate::Error::invalid(OP, "device", "a plan for a WebGPU device", other)),
         }
     }
@@ -129,9 +133,14 @@ impl RebasePlan {
     }
 }
 
+/// The arguments with the lanes of K that turn: values, be it in the tail of codes.
+fn turned<'a>(args: &RebaseArgs<'a>) -> RebaseArgs<'a> {
+    RebaseArgs { k: args.k.tail().unwrap_or(args.k), ..*args }
+}
+
 impl std::fmt::Display for RebasePlan {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let s = &self.spec;
+        let s = &self.keys;
         let bytes = 2 * self.tokens() * s.num_kv_heads * s.head_dim * s.kv_dtype.size();
         write!(f, "{OP} {} on {}: {} tokens of {} runs", s.name, self.device, self.tokens(), self.runs)?;
         write!(f, ", {} heads of {} in {}", s.num_kv_heads, s.head_dim, s.kv_dtype)?;

@@ -25,7 +25,7 @@ pub struct RebaseProblem<'a> {
 #[derive(Debug, Clone, Copy)]
 pub struct RebaseArgs<'a> {
     /// Read and written at the places: `[pages, num_kv_heads, page_size, head_dim]`, as the spec's kv_dtype. Where a
-    /// layer keeps V in the same elements, V moves too.
+    /// layer keeps V in the same elements, V moves too. Codes turn in their [tail](LayerSpec::key_pages) alone.
     pub k: &'a Tensor,
     /// The layer's constants, made with the plan's layer kind.
     pub constants: &'a LayerConstants,
@@ -41,7 +41,10 @@ impl RebaseProblem<'_> {
         if self.spec.v_rope && !self.spec.v_in_k {
             return Err(Error::unsupported(OP, "v_rope with V apart from K", "V that stays where it is, or in K"));
         }
-        self.spec.kv_dtype.expect_values(OP, "K")?;
+        self.spec.turning_keys().kv_dtype.expect_values(OP, "K")?;
+        if self.has_delta && self.spec.tail_dtype.is_some() {
+            return Err(Error::unsupported(OP, "a delta of keys that are codes with a tail", "none"));
+        }
         let slots = self.page_size.checked_mul(self.num_pages).filter(|&n| n < u32::MAX as usize);
         let Some(slots) = slots.filter(|_| self.page_size > 0) else {
             let got = format!("{} pages of {}", self.num_pages, self.page_size);
@@ -63,7 +66,7 @@ impl RebaseArgs<'_> {
     /// Checks shapes and types; where the memory lies is checked by the device's part.
     pub(super) fn validate(&self, spec: &LayerSpec, pages: [usize; 2], runs: usize, has_delta: bool) -> Result<()> {
         let [num_pages, page_size] = pages;
-        self.k.expect(OP, "k", spec.kv_dtype, &[num_pages, spec.num_kv_heads, page_size, spec.head_dim])?;
+        spec.expect_pages(OP, "k", self.k, &[num_pages, spec.num_kv_heads, page_size, spec.head_dim])?;
         if self.delta.is_some() != has_delta {
             let say = |there| if there { "a delta" } else { "no delta" };
             return Err(Error::invalid(OP, "delta", say(has_delta), say(!has_delta)));

@@ -27,7 +27,7 @@ fn variant(head_dim: usize, rope: Option<&Rope>, has_delta: bool, dtype: DType) 
 }
 
 fn variant_of(plan: &RebasePlan) -> Variant {
-    variant(plan.spec.head_dim, plan.spec.rope.as_ref(), plan.has_delta, plan.spec.kv_dtype)
+    variant(plan.keys.head_dim, plan.keys.rope.as_ref(), plan.has_delta, plan.keys.kv_dtype)
 }
 
 /// Every pairing and storage, with and without a delta.
@@ -46,7 +46,7 @@ pub(super) fn variants() -> Vec<(String, String)> {
 
 /// The launch in words, for the plan's `Display`.
 pub(super) fn describe(plan: &RebasePlan) -> String {
-    let groups = (plan.tokens() * plan.spec.num_kv_heads).div_ceil(GROUP);
+    let groups = (plan.tokens() * plan.keys.num_kv_heads).div_ceil(GROUP);
     format!("{groups} workgroups of {GROUP} ({})", variant_of(plan).options())
 }
 
@@ -71,7 +71,7 @@ pub(super) fn encode(
         kernel: &kernel,
         params: bytemuck::bytes_of(&params),
         buffers: &[&space.tables, constants, delta.unwrap_or(&space.absent[0]), k],
-        groups: (plan.tokens() * plan.spec.num_kv_heads).div_ceil(GROUP),
+        groups: (plan.tokens() * plan.keys.num_kv_heads).div_ceil(GROUP),
     };
     let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: Some(OP), timestamp_writes: None });
     gpu.encode(&mut space.bindings, &mut pass, &launch)

@@ -78,10 +78,10 @@ pub fn spoil(case: &Case, cache: &KvCache, views: &[ViewId], mut values: Vec<f32
     values
 }
 
-/// A page tensor in our layout or an engine's: `[page, slot, head, dim]` at an offset, between guards of NaN.
-fn page_tensor(device: &Device, dtype: DType, shape: [usize; 4], engine: bool, data: &[f32]) -> Tensor {
+/// Pages of NaN in our layout or an engine's: `[page, slot, head, dim]` at an offset, between guards of NaN.
+fn page_memory(device: &Device, dtype: DType, shape: [usize; 4], engine: bool) -> Tensor {
     if !engine {
-        return Tensor::from_f32(device, dtype, &shape, data).expect("pages");
+        return super::poisoned(device, dtype, &shape);
     }
     let [pages, heads, size, dim] = shape;
     let pad = if dtype.is_code() { 16 } else { 8 };
@@ -90,42 +90,50 @@ fn page_tensor(device: &Device, dtype: DType, shape: [usize; 4], engine: bool, d
     let strides = [size * heads * wide, heads * wide, wide, 1];
     let t =
         Tensor::with_strides(whole.buffer().clone(), dtype, pad, &[pages, size, heads, dim], &strides).expect("a view");
-    let t = t.permute(&[0, 2, 1, 3]).expect("a permutation");
-    t.write_f32(data).expect("pages");
-    t
+    t.permute(&[0, 2, 1, 3]).expect("a permutation")
 }
 
-/// Page tensors of K and V; as [`page_tensor`], and codes have scales: NaN where no token is.
+/// Page tensors of K and V `[pages, heads, page_size, dim]`; codes have scales: NaN where no token is.
 pub fn kv_tensors(device: &Device, spec: &LayerSpec, engine: bool, [k, v]: [([usize; 4], &[f32]); 2]) -> [Tensor; 2] {
-    let factors = match spec.kv_scale {
-        KvScale::Tensor { k, v } => [k, v],
-        _ => [1.0; 2],
-    };
     let [pages, heads, size, _] = k.0;
     // Beside each other: shaders bind one buffer for both.
     let scales = super::poisoned(device, DType::F32, &[2, pages, heads, size]);
     let strides = if engine { [size * heads * 2, 2, heads * 2] } else { [heads * size, size, 1] };
     let of = |i: usize, (shape, data): ([usize; 4], &[f32])| {
-        if spec.kv_scale != KvScale::Token {
-            let data: Vec<f32> = data.iter().map(|x| x / factors[i]).collect();
-            return page_tensor(device, spec.kv_dtype, shape, engine, &data);
+        let elements = if i == 0 { spec.key_elements() } else { shape[3] };
+        let mut t = page_memory(device, spec.kv_dtype, [pages, heads, size, elements], engine);
+        if i == 0 {
+            t = spec.key_pages(&t).expect("a tail");
         }
-        let codes = page_tensor(device, spec.kv_dtype, shape, engine, data);
-        let offset = if engine { i } else { scales.strides()[0] * i };
-        let scales = Tensor::with_strides(scales.buffer().clone(), DType::F32, offset, &[pages, heads, size], &strides);
-        let tensor = codes.with_scales(&scales.expect("scales")).expect("codes");
-        tensor.write_f32(data).expect("pages");
-        tensor
+        if spec.kv_scale == KvScale::Token {
+            let offset = if engine { i } else { scales.strides()[0] * i };
+            let buffer = scales.buffer().clone();
+            let scales = Tensor::with_strides(buffer, DType::F32, offset, &[pages, heads, size], &strides);
+            t = t.with_scales(&scales.expect("scales")).expect("codes");
+        }
+        let data: Vec<f32> = data.iter().zip(factors(spec, &t, i)).map(|(x, factor)| x / factor).collect();
+        t.write_f32(&data).expect("pages");
+        t
     };
-    [of(0, k), of(1, v)]
+    let k = of(0, k);
+    let v = if spec.v_in_k { k.first_lanes(spec.head_dim_v).expect("v") } else { of(1, v) };
+    [k, v]
 }
 
-/// What a tensor of K (0) or V (1) stands for, as f32.
-pub fn values_of(spec: &LayerSpec, t: &Tensor, part: usize) -> Tensor {
+/// What each lane of a tensor of K (0) or V (1) is multiplied by, if it is the same for all tokens.
+fn factors(spec: &LayerSpec, t: &Tensor, part: usize) -> impl Iterator<Item = f32> {
     let factor = match spec.kv_scale {
         KvScale::Tensor { k, v } => [k, v][part],
         _ => 1.0,
     };
-    let values: Vec<f32> = t.read_f32().expect("pages").iter().map(|x| x * factor).collect();
+    let lanes = t.shape()[3];
+    let before = lanes - t.tail().map_or(0, |tail| tail.shape()[3]);
+    (0..t.len()).map(move |i| if i % lanes < before { factor } else { 1.0 })
+}
+
+/// What a tensor of K (0) or V (1) stands for, as f32.
+pub fn values_of(spec: &LayerSpec, t: &Tensor, part: usize) -> Tensor {
+    let values = t.read_f32().expect("pages").into_iter().zip(factors(spec, t, part));
+    let values: Vec<f32> = values.map(|(x, factor)| x * factor).collect();
     Tensor::from_f32(&Device::Reference, DType::F32, t.shape(), &values).expect("pages")
 }

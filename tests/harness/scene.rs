@@ -89,6 +89,8 @@ pub struct Case {
     pub heads: (usize, usize),
     /// Dims of q and k, and of v.
     pub dims: (usize, usize),
+    /// V is in K, and K's lanes behind it, which turn, are a tail behind codes.
+    pub tail: bool,
     pub page_size: usize,
     /// Storage of q and out, and of K and V.
     pub dtypes: (DType, DType),
@@ -143,6 +145,7 @@ impl Case {
         mask: Mask::Causal,
         heads: (2, 4),
         dims: (64, 64),
+        tail: false,
         page_size: 16,
         dtypes: (DType::F32, DType::F32),
         tokens: 70,
@@ -162,13 +165,14 @@ impl Case {
 
     pub fn spec(&self) -> LayerSpec {
         let (kv, group) = self.heads;
-        let lanes = (self.dims.0 / 2 / 2 * 2).max(2);
+        let lanes = if self.tail { self.dims.0 - self.dims.1 } else { (self.dims.0 / 2 / 2 * 2).max(2) };
         let pairing = if self.seed.is_multiple_of(2) { Pairing::Half } else { Pairing::Adjacent };
         LayerSpec {
             head_dim_v: self.dims.1,
             soft_cap: self.soft_cap.then_some(3.0),
             sinks: self.sinks,
             rope: Some(Rope { first_lane: self.dims.0 - lanes, ..Rope::plain(lanes, 1e4, pairing) }),
+            v_in_k: self.tail,
             v_rope: self.v_rope,
             gate: if self.gate { GATES[(self.seed % 4) as usize] } else { Gate::None },
             out_norm: if self.norm { Norm::RmsScaled { eps: 1e-5 } } else { Norm::None },
@@ -178,13 +182,16 @@ impl Case {
             out_code: self.out_scale.map(|_| DType::E4M3),
             kv_dtype: self.dtypes.1,
             kv_scale: self.kv_scale(),
+            tail_dtype: self.tail.then_some(DType::BF16),
             ..LayerSpec::new(kv * group, kv, self.dims.0)
         }
     }
 
     fn kv_scale(&self) -> KvScale {
         match self.dtypes.1 {
-            DType::E4M3 if self.seed.is_multiple_of(2) => KvScale::Tensor { k: 0.02, v: 0.03 },
+            DType::E4M3 if self.seed.is_multiple_of(2) => {
+                KvScale::Tensor { k: 0.02, v: if self.tail { 0.02 } else { 0.03 } }
+            }
             DType::E4M3 | DType::I8 => KvScale::Token,
             _ => KvScale::None,
         }
@@ -334,7 +341,7 @@ fn run_for(
     with_lse: bool,
 ) -> Result<Answer, String> {
     let stored = case.spec();
-    let decoded = LayerSpec { kv_dtype: DType::F32, kv_scale: KvScale::None, ..stored.clone() };
+    let decoded = LayerSpec { kv_dtype: DType::F32, kv_scale: KvScale::None, tail_dtype: None, ..stored.clone() };
     let spec = if case.decoded { decoded } else { stored.clone() };
     let fail = |e: colatent::Error| e.to_string();
     let mut plan = AttentionPlan::new(device, &AttentionProblem { spec: &spec, cache, rows }).map_err(fail)?;
@@ -365,7 +372,8 @@ fn run_for(
     let [mut k, mut v] =
         kv_tensors(device, &stored, case.engine_layout, [(shape(dim), &k[..]), (shape(dim_v), &v[..])]);
     if case.decoded {
-        (k, v) = (values_of(&stored, &k, 0), values_of(&stored, &v, 1)); // on the reference
+        k = values_of(&stored, &k, 0); // on the reference
+        v = if case.tail { k.first_lanes(dim_v).expect("v") } else { values_of(&stored, &v, 1) };
     }
     // Queries are keyed by view and slot, so that a row has the same query in any batch.
     let mut queries = Vec::new();

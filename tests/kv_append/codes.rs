@@ -9,10 +9,10 @@ use super::setup::fill;
 use crate::harness::codes::{nearest, value};
 use crate::harness::{Rng, devices, poisoned};
 
-const LANES: usize = 32;
+pub const LANES: usize = 32;
 
 /// Scale and codes of a vector, by the rule of `docs/kv_append.md`.
-fn rule(dtype: DType, x: &[f32]) -> (f32, Vec<u8>) {
+pub fn rule(dtype: DType, x: &[f32]) -> (f32, Vec<u8>) {
     let greatest: f32 = if dtype == I8 { 127.0 } else { 448.0 };
     let most = x.iter().fold(2f32.powi(-96), |most, x| most.max(x.abs()));
     let (scale, inverse) = if x.iter().all(|x| x.is_finite()) {
@@ -27,7 +27,7 @@ fn rule(dtype: DType, x: &[f32]) -> (f32, Vec<u8>) {
 }
 
 /// Vectors of every size, with ties, with nothing but zeros, with the sizes at which scales end.
-fn vectors(rng: &mut Rng, dtype: DType) -> Vec<Vec<f32>> {
+pub fn vectors(rng: &mut Rng, dtype: DType) -> Vec<Vec<f32>> {
     let mut all = Vec::new();
     for i in 0..24 {
         let size = [1.0, 1e-3, 448.0, 127.0, 3e38, 1e-20, 7e-28, 1e-35][i % 8];

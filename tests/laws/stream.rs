@@ -19,7 +19,7 @@ pub fn rotating() -> LayerSpec {
     LayerSpec { rope: Some(Rope::plain(32, 1e4, Pairing::Half)), ..LayerSpec::new(8, 2, 32) }
 }
 
-/// [`rotating`], with K and V as they are or as codes.
+/// [`rotating`], with K and V as they are or as codes; or [`latent`] as codes with a tail.
 pub fn any_storage(seed: u64) -> LayerSpec {
     let (kv_dtype, kv_scale) = [
         (DType::F32, KvScale::None),
@@ -27,7 +27,17 @@ pub fn any_storage(seed: u64) -> LayerSpec {
         (DType::I8, KvScale::Token),
         (DType::E4M3, KvScale::Tensor { k: 0.01, v: 0.01 }),
     ][(seed % 4) as usize];
-    LayerSpec { kv_dtype, kv_scale, ..rotating() }
+    match kv_scale {
+        KvScale::None => rotating(),
+        _ if seed % 8 < 4 => LayerSpec { kv_dtype, kv_scale, ..rotating() },
+        _ => latent().with_coded_latent(kv_dtype, kv_scale),
+    }
+}
+
+/// 8 query heads over one row of 32 lanes, which are V too, and 16 that turn.
+pub fn latent() -> LayerSpec {
+    let rope = Some(Rope::plain(16, 1e4, Pairing::Adjacent).at_lane(32));
+    LayerSpec { rope, head_dim_v: 32, v_in_k: true, ..LayerSpec::new(8, 1, 48) }
 }
 
 /// A position on every axis alike.
@@ -91,7 +101,7 @@ impl Stream {
             let pages = poisoned(device, spec.kv_dtype, &[NUM_PAGES, spec.num_kv_heads, PAGE_SIZE, dim]);
             if spec.kv_scale == KvScale::Token { pages.with_scales(&scales.at(part).unwrap()).unwrap() } else { pages }
         };
-        let k = pages(0, spec.head_dim);
+        let k = spec.key_pages(&pages(0, spec.key_elements())).unwrap();
         Stream {
             device: device.clone(),
             spec: spec.clone(),
