@@ -16,6 +16,8 @@
 //! - kernel, v stored with the slot stride of k: the table and the property, by the poison;
 //! - kernel, v normed with the eps of q: the table, the property;
 //! - kernel (WebGPU), codes cut off instead of rounded: both tests of the rule of codes;
+//! - CUDA kernel, a scale stored for the neighbouring token, or V's in K's place, and i8 without its sign: the rule of
+//!   codes, the table; the scale of every head in the place of the first: the table;
 //! - kernel, and in turn the CUDA kernel, the temperature of the next row; definition, steps counted from 0: the table, the
 //!   property, the recordings;
 //! - kernel, and in turn the CUDA kernel, k scaled in v's place: the table, the property, the recordings;
