@@ -5,7 +5,8 @@
 //! Every shape, and so every group and every head dim, meets every page size. Kinds of calls and storages take turns: each
 //! pair of kind, page size and storage occurs, their product does not. What makes a kernel of its own (group, dims,
 //! storage, whether positions are shifted) is one thing per shape, since a kernel takes longer to compile than to run.
-//! Planted and seen red: every head with the sink of the first (WebGPU: adversarial shapes).
+//! Planted and seen red: every head with the sink of the first (WebGPU: adversarial shapes); scores without their cap
+//! (CUDA: the matrix, all eight cases with one).
 mod harness;
 
 use colatent::DType::{self, BF16, F16, F32};
