@@ -330,7 +330,6 @@ impl LayerWeights {
 
 impl LayerConstants {
     /// What outputs are multiplied by before they are rounded.
-    #[cfg(any(feature = "webgpu", feature = "cuda"))]
     pub(crate) fn out_factor(&self) -> f32 {
         self.weights.out_scale.map_or(1.0, |scale| 1.0 / scale)
     }
