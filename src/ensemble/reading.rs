@@ -85,9 +85,8 @@ impl Ensemble {
     }
 
     /// Taking turns: slots of one agent's view (a note, a crop, a tool's result) are read by others from their next step on,
-    /// at the positions that follow there. Where they stand now is counted back from where the agent goes on, a position
-    /// per slot: exact where what follows is text that was not evicted. What they were computed from is not seen: to a
-    /// reader they are as exact as a quotation. A reader's next token opens a segment.
+    /// at the positions that follow there. What they were computed from is not seen: to a reader they are as exact as a
+    /// quotation. A reader's next token opens a segment.
     ///
     /// # Errors
     /// [`Error::Unsupported`] where everything is visible anyway; [`Error::Invalid`] for slots that the agent does not see,
@@ -104,7 +103,7 @@ impl Ensemble {
         }
         let view = cache.view(source)?;
         view.check_seen(OP, &slots)?;
-        let first_position = view.next_position() - (view.next_slot() - slots.start);
+        let first_position = view.position_at(slots.start);
         for reader in readers {
             let at = cache.view(reader)?.next_position();
             let appended = cache.share(source, slots.clone(), reader, [at - first_position; 4])?;

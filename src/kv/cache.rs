@@ -139,15 +139,15 @@ impl KvCache {
         self.views.insert(View::default())
     }
 
-    /// Sets the position at which text goes on. Needed where the cache cannot know it: after a fork, truncation or share
-    /// in the midst of spans whose positions have several axes.
+    /// Sets the position at which text goes on. Needed where the cache cannot know it: after a share, and after a fork or
+    /// truncation inside of a span whose positions have several axes.
     pub fn set_next_position(&mut self, view: ViewId, next_position: i32) -> Result<()> {
         const OP: &str = "set_next_position";
         let view = self.views.get_mut(OP, view)?;
         if next_position < 0 {
             return Err(Error::invalid(OP, "next_position", "0 or more", next_position));
         }
-        view.next_position = next_position;
+        view.go_on_at(next_position);
         Ok(())
     }
 
@@ -253,7 +253,7 @@ impl KvCache {
     fn fit(&self, id: ViewId, growth: &Growth) -> Result<Fit> {
         let Growth { op, len: asked, next_position, .. } = *growth;
         let view = self.views.get(op, id)?;
-        let (first_slot, first_position) = (view.next_slot, view.next_position);
+        let (first_slot, first_position) = (view.next_slot, view.next_position());
         let slot_end = i32::try_from(asked).ok().and_then(|len| first_slot.checked_add(len));
         let (Some(next_slot), true) = (slot_end, asked > 0) else {
             let most = i32::MAX - first_slot;
@@ -314,7 +314,7 @@ impl KvCache {
             }
         }
         view.next_slot = next_slot;
-        view.next_position = next_position;
+        view.go_on_at(next_position);
         Ok(appended)
     }
 }

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::edit::shifted;
 use super::join::{Taken, place, within};
+use super::view::Jump;
 use super::{Entry, Join, KvCache, View, ViewId};
 use crate::{Error, Result};
 
@@ -20,8 +21,8 @@ impl KvCache {
     /// A new view of these pieces, one behind the other in slots. A token that an earlier piece shows is not shown again.
     ///
     /// Positions are those of [`KvCache::join`]: kept with [`Join::Parallel`], and with [`Join::Sequential`] shifted, from
-    /// the second piece on, to where the piece before ends. Where a piece begins is counted back from its view's
-    /// `next_position`, a position per slot: exact where what follows in that view is text.
+    /// the second piece on, to where the piece before ends. A piece begins where its first token stands, and ends where
+    /// text goes on behind it ([`View::position_at`]).
     pub fn compose(&mut self, pieces: &[Piece], how: Join) -> Result<ViewId> {
         const OP: &str = "compose";
         let mut composed = View::default();
@@ -39,16 +40,16 @@ impl KvCache {
                 taken.take(&Entry { shift: [0; 4], ..entry }, |run| fresh.push(Entry { shift: entry.shift, ..run }));
             }
             let Some(first) = fresh.first() else { continue };
-            let at = |slot: i32| i64::from(view.next_position) - i64::from(view.next_slot - slot);
+            let at = |slot: i32| i64::from(view.position_at(slot));
+            let before = composed.next_position();
             let offset = match how {
-                Join::Sequential if i > 0 => within(OP, i64::from(composed.next_position) - at(first.slot_base))?,
+                Join::Sequential if i > 0 => within(OP, i64::from(before) - at(first.slot_base))?,
                 _ => 0,
             };
-            let end = within(OP, at(piece.slots.end) + i64::from(offset))?;
-            composed.next_position = composed.next_position.max(end);
             for run in &fresh {
-                place(OP, &mut composed, run, offset)?;
+                place(OP, &mut composed, view, run, offset)?;
             }
+            composed.go_on_at(before.max(within(OP, at(piece.slots.end) + i64::from(offset))?));
         }
         self.adopt(OP, composed)
     }
@@ -60,14 +61,19 @@ impl KvCache {
     pub fn shift(&mut self, view: ViewId, by: i32) -> Result<()> {
         const OP: &str = "shift";
         let moved = self.views.get(OP, view)?;
-        let next_position = within(OP, i64::from(moved.next_position) + i64::from(by))?;
+        within(OP, i64::from(moved.next_position()) + i64::from(by))?;
         let shifts: Result<Vec<_>> = moved.entries.iter().map(|e| shifted(OP, e.shift, [by; 4])).collect();
         let shifts = shifts?;
         let moved = self.views.get_mut(OP, view)?;
         for (entry, shift) in moved.entries.iter_mut().zip(shifts) {
             entry.shift = shift;
         }
-        moved.next_position = next_position;
+        if moved.jumps.first().is_none_or(|first| first.slot > 0) {
+            moved.jumps.insert(0, Jump { slot: 0, position: 0 });
+        }
+        for jump in &mut moved.jumps {
+            jump.position = jump.position.saturating_add(by);
+        }
         Ok(())
     }
 }

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::view::Jump;
 use super::{Appended, Entry, KvCache, View, ViewId};
 use crate::{Error, Result};
 
@@ -14,12 +15,14 @@ impl KvCache {
 
     /// A child that sees the slots before `slot`, which becomes its next slot.
     ///
-    /// Its `next_position` is the view's less the number of slots left out: right for text, and to be set with
-    /// [`KvCache::set_next_position`] where spans with positions of their own are left out.
+    /// It goes on where the token at `slot` stands ([`View::position_at`]): inside of a span with positions of its own that
+    /// is to be set with [`KvCache::set_next_position`].
     pub fn fork_at(&mut self, view: ViewId, slot: i32) -> Result<ViewId> {
         let parent = self.views.get("fork_at", view)?;
-        let next_position = position_at("fork_at", parent, slot)?;
-        let child = View { entries: parent.pieces(0..slot).collect(), next_slot: slot, next_position };
+        check_slot("fork_at", parent, slot)?;
+        let jumps = parent.jumps.iter().copied().take_while(|j| j.slot <= slot).collect();
+        let mut child = View { entries: parent.pieces(0..slot).collect(), next_slot: slot, jumps };
+        child.go_on_at(child.next_position().max(0));
         self.adopt("fork_at", child)
     }
 
@@ -37,20 +40,20 @@ impl KvCache {
         Ok((0..n).map(|_| self.views.insert(parent.clone())).collect())
     }
 
-    /// Forgets the slots from `slot` on, which becomes the next slot. `next_position` as for [`KvCache::fork_at`].
+    /// Forgets the slots from `slot` on, which becomes the next slot. It goes on as a child of [`KvCache::fork_at`] does.
     ///
-    /// Truncating to where an append began undoes it, save for the mark of a span that grew, and for `next_position`
-    /// where the append set it.
+    /// Truncating to where an append began undoes it, save for the mark of a span that grew.
     pub fn truncate(&mut self, view: ViewId, slot: i32) -> Result<()> {
         const OP: &str = "truncate";
         let target = self.views.get_mut(OP, view)?;
-        let next_position = position_at(OP, target, slot)?;
+        check_slot(OP, target, slot)?;
         let keep = target.entries.partition_point(|e| e.slot_end() <= slot);
         let gone = target.entries.split_off(keep);
         let cut = gone.first().and_then(|e| e.cut(&(0..slot)));
         target.entries.extend(cut);
         target.next_slot = slot;
-        target.next_position = next_position;
+        target.jumps.retain(|j| j.slot <= slot);
+        target.go_on_at(target.next_position().max(0));
         if let Some(entry) = &cut {
             self.reach(entry, 1);
         }
@@ -108,6 +111,8 @@ impl KvCache {
             .checked_add(len)
             .ok_or_else(|| Error::invalid(OP, "slots", format!("slots up to {}", i32::MAX), format!("{len} more")))?;
         let mut pieces: Vec<Entry> = source.pieces(slots.clone()).collect();
+        let stands = source.position_at(slots.start);
+        let jumps: Vec<Jump> = source.jumps_within(slots.clone(), first_slot, shift[0]).collect();
         for piece in &mut pieces {
             piece.slot_base = first_slot + (piece.slot_base - slots.start);
             piece.shift = shifted(OP, piece.shift, shift)?;
@@ -123,8 +128,12 @@ impl KvCache {
             }
         }
         let target = self.views.get_mut(OP, to)?;
+        let first_position = target.next_position();
+        target.go_on_at(stands.saturating_add(shift[0]));
+        target.jumps.extend(jumps);
         target.next_slot = next_slot;
-        Ok(Appended { view: to, first_slot, len: len as u32, first_position: target.next_position })
+        target.go_on_at(first_position);
+        Ok(Appended { view: to, first_slot, len: len as u32, first_position })
     }
 
     /// Gives the view up. Pages that nobody else reaches go back to the pool.
@@ -164,12 +173,12 @@ impl KvCache {
     }
 }
 
-/// The `next_position` of a view that is cut to the slots before `slot`.
-fn position_at(op: &'static str, view: &View, slot: i32) -> Result<i32> {
+/// Refuses slots at which a view cannot be cut.
+fn check_slot(op: &'static str, view: &View, slot: i32) -> Result<()> {
     if !(0..=view.next_slot).contains(&slot) {
         return Err(Error::invalid(op, "slot", format!("0 to {}", view.next_slot), slot));
     }
-    Ok(view.next_position.saturating_sub(view.next_slot - slot).max(0))
+    Ok(())
 }
 
 /// The sum of two shifts.

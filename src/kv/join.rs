@@ -49,9 +49,9 @@ impl KvCache {
     /// The first branch is taken as it is. Of each further one, the tokens that are not there yet follow at the next
     /// slots; a token is there if some branch before sees it with the same shift.
     ///
-    /// With [`Join::Sequential`] those tokens are shifted, on every axis, from where the branch forked (its
-    /// `next_position` less their number) to the joined view's `next_position`, which moves on by their number. With
-    /// [`Join::Parallel`] the joined view's `next_position` is the greatest of the branches'.
+    /// With [`Join::Sequential`] those tokens are shifted, on every axis, from where the first of them stands to the joined
+    /// view's `next_position`, which moves on to where the branch then ends. With [`Join::Parallel`] the joined view's
+    /// `next_position` is the greatest of the branches'.
     pub fn join(&mut self, branches: &[ViewId], how: Join) -> Result<ViewId> {
         const OP: &str = "join";
         let Some((&first, others)) = branches.split_first() else {
@@ -69,30 +69,28 @@ impl KvCache {
             let branch = self.views.get(OP, branch)?;
             fresh.clear();
             branch.entries.iter().for_each(|entry| taken.take(entry, |run| fresh.push(run)));
-            let offset = match how {
-                Join::Parallel => {
-                    joined.next_position = joined.next_position.max(branch.next_position);
-                    0
+            let before = joined.next_position();
+            let offset = match (how, fresh.first()) {
+                (Join::Parallel, _) => 0,
+                (Join::Sequential, Some(first)) => {
+                    within(OP, i64::from(before) - i64::from(branch.position_at(first.slot_base)))?
                 }
-                Join::Sequential => {
-                    let own: i64 = fresh.iter().map(|run| i64::from(run.len)).sum();
-                    let forked = i64::from(branch.next_position) - own;
-                    let offset = within(OP, i64::from(joined.next_position) - forked)?;
-                    joined.next_position = within(OP, i64::from(joined.next_position) + own)?;
-                    offset
-                }
+                (Join::Sequential, None) => continue,
             };
             for run in &fresh {
-                place(OP, &mut joined, run, offset)?;
+                place(OP, &mut joined, branch, run, offset)?;
             }
+            joined.go_on_at(before.max(within(OP, i64::from(branch.next_position()) + i64::from(offset))?));
         }
         self.adopt(OP, joined)
     }
 }
 
-/// Puts a run at the next slots.
-pub(super) fn place(op: &'static str, joined: &mut View, run: &Entry, offset: i32) -> Result<()> {
+/// Puts a run of `view` at the next slots.
+pub(super) fn place(op: &'static str, joined: &mut View, view: &View, run: &Entry, offset: i32) -> Result<()> {
     let slot_base = joined.next_slot;
+    joined.go_on_at(within(op, i64::from(view.position_at(run.slot_base)) + i64::from(offset))?);
+    joined.jumps.extend(view.jumps_within(run.slot_base..run.slot_end(), slot_base, offset));
     joined.next_slot = within(op, i64::from(slot_base) + i64::from(run.len))?;
     joined.push(Entry { slot_base, shift: shifted(op, run.shift, [offset; 4])?, ..*run });
     Ok(())

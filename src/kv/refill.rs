@@ -36,7 +36,7 @@ impl KvCache {
         if segment.reaches.len() != own {
             return refuse("a slot of a segment that no other view reaches", format!("{slot}"));
         }
-        let first_position = target.next_position;
+        let first_position = target.next_position();
         let Some(next_position) = first_position.checked_add(1) else {
             return Err(Error::invalid(OP, "view", format!("positions up to {}", i32::MAX), first_position));
         };
@@ -48,7 +48,7 @@ impl KvCache {
         for entry in before.iter().take(after).chain([&hole]).chain(before.iter().skip(after)) {
             old.push(*entry);
         }
-        old.next_position = next_position;
+        old.go_on_at(next_position);
         let now: Vec<Entry> = old.entries.iter().filter(|e| e.segment == hole.segment).copied().collect();
         now.iter().for_each(|entry| self.reach(entry, 1));
         before.iter().filter(|e| e.segment == hole.segment).for_each(|entry| self.unreach(entry));

@@ -60,7 +60,15 @@ impl Entry {
 pub struct View {
     pub(crate) entries: Vec<Entry>,
     pub(crate) next_slot: i32,
-    pub(crate) next_position: i32,
+    /// In slot order; none where all positions are slots.
+    pub(crate) jumps: Vec<Jump>,
+}
+
+/// A slot whose position is not one past that of the slot before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Jump {
+    pub slot: i32,
+    pub position: i32,
 }
 
 impl View {
@@ -74,7 +82,15 @@ impl View {
     }
     /// The position at which text goes on: one past the greatest position used so far.
     pub fn next_position(&self) -> i32 {
-        self.next_position
+        self.position_at(self.next_slot)
+    }
+    /// The position at which a text token was written at `slot`, or text goes on there: of spans with positions of their
+    /// own (`append_at`) where they begin, and a position per slot from there; of a place that was written again
+    /// (`refill`) where its first token stood.
+    pub fn position_at(&self, slot: i32) -> i32 {
+        let before = self.jumps.partition_point(|j| j.slot <= slot);
+        let from = before.checked_sub(1).map_or(Jump { slot: 0, position: 0 }, |last| self.jumps[last]);
+        from.position.saturating_add(slot.saturating_sub(from.slot))
     }
     /// Tokens seen.
     pub fn len(&self) -> usize {
@@ -99,6 +115,22 @@ impl View {
             return Err(Error::invalid(op, "slots", what, format!("{slots:?}")));
         }
         Ok(())
+    }
+
+    /// What is written next stands at `position`.
+    pub(crate) fn go_on_at(&mut self, position: i32) {
+        let kept = self.jumps.partition_point(|j| j.slot < self.next_slot);
+        self.jumps.truncate(kept);
+        if self.next_position() != position {
+            self.jumps.push(Jump { slot: self.next_slot, position });
+        }
+    }
+
+    /// The jumps inside of slots of the view, none at the first, as they are at slots from `slot` on under a shift.
+    pub(crate) fn jumps_within(&self, slots: Range<i32>, slot: i32, shift: i32) -> impl Iterator<Item = Jump> + '_ {
+        let first = self.jumps.partition_point(|j| j.slot <= slots.start);
+        let inside = self.jumps.iter().skip(first).take_while(move |j| j.slot < slots.end);
+        inside.map(move |j| Jump { slot: slot + (j.slot - slots.start), position: j.position.saturating_add(shift) })
     }
 
     /// Adds an entry after the last one. A run that goes on where the last entry ends is the same run: views that read

@@ -1,11 +1,11 @@
 //! The reasoning phase: budgets, forgetting, eviction.
 
 use colatent::ensemble::{Mode, Spawn, Thinking, Tree, importance_and_redundancy, keep};
-use colatent::kv::{Birth, Death, Join, Lifetimes, Modality};
+use colatent::kv::{Birth, Death, Join, KvCache, Lifetimes, Modality};
 use colatent::{DType, Error};
 use proptest::prelude::*;
 
-use super::mind::{Mind, tokens};
+use super::mind::{Memory, Mind, tokens};
 use super::{ensemble, scene, spawns, step};
 use crate::harness::{Rng, compare, devices};
 
@@ -84,6 +84,42 @@ fn evicted_slots_are_written_again() {
     assert_eq!(entries, 2, "the holes are closed");
     step(&mut memory, &mut cache, &mut e);
     assert_eq!(cache.view(view).unwrap().next_slot(), 18);
+}
+
+/// A thought whose places were written again is still known by where it began: joined in a row, published, kept by a
+/// restart.
+#[test]
+fn a_thought_written_again_stands_where_it_did() {
+    let (mut memory, mut cache, mut e, _, ids) = scene(Mode::Isolated, 5, 3);
+    (0..12).for_each(|_| drop(step(&mut memory, &mut cache, &mut e)));
+    let kept: Vec<bool> = (0..12).map(|i| i % 3 == 0 || i >= 9).collect();
+    e.evict(&mut cache, ids[0], 5..17, &kept, &[Lifetimes::causal()]).unwrap();
+    (0..6).for_each(|_| drop(step(&mut memory, &mut cache, &mut e)));
+    let positions = |memory: &Memory, cache: &KvCache, view| {
+        let mut all: Vec<i32> = memory.all(cache, view).iter().map(|s| s.1).collect();
+        all.sort();
+        all
+    };
+    let thought = [5, 8, 11, 14, 15, 16, 17, 18, 19, 20, 21, 22];
+    let own = e.agent(ids[0]).unwrap().view.unwrap();
+    assert_eq!(positions(&memory, &cache, own)[5..], thought);
+    // Behind another's 18 tokens.
+    let spawn = Spawn { suffix: vec![900], ..Spawn::default() };
+    let reader = e.join(&mut cache, &ids[1..2], Join::Sequential, &spawn).unwrap();
+    let joined = e.join(&mut cache, &[ids[1], ids[0]], Join::Sequential, &spawn).unwrap();
+    let view = e.agent(joined).unwrap().view.unwrap();
+    assert_eq!(
+        positions(&memory, &cache, view)[5..],
+        [&(5..23).collect::<Vec<_>>()[..], &thought.map(|p| p + 18)].concat()
+    );
+    assert_eq!(cache.view(view).unwrap().next_position(), 23 + 18);
+    // A note of three tokens that were left.
+    e.publish(&mut cache, ids[0], 14..17, &[reader]).unwrap();
+    let view = e.agent(reader).unwrap().view.unwrap();
+    assert_eq!(positions(&memory, &cache, view)[23..], [23, 24, 25]);
+    e.restart(&mut cache, ids[0], 14..17).unwrap();
+    let view = e.agent(ids[0]).unwrap().view.unwrap();
+    assert_eq!(positions(&memory, &cache, view), (0..8).collect::<Vec<_>>());
 }
 
 /// A place that somebody else still sees is not written again.

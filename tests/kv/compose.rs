@@ -89,6 +89,29 @@ fn a_dropped_slot_is_written_again() {
     assert_eq!(c.used_pages(), 0);
 }
 
+/// What was written again keeps its thought where it began: counted back from where it goes on, one token per slot, it
+/// would stand among the tokens before it.
+#[test]
+fn a_thought_written_again_begins_where_it_did() {
+    for (how, shift, next) in [(Join::Sequential, 2, 14), (Join::Parallel, 0, 12)] {
+        let mut c = cache(4, 16);
+        let root = c.create();
+        c.append(root, Text, 6).unwrap();
+        let [a, b] = [c.fork(root).unwrap(), c.fork(root).unwrap()];
+        c.append(a, Text, 4).unwrap();
+        c.append(b, Text, 2).unwrap();
+        c.drop_range(a, 7..9).unwrap();
+        let positions = [8, 7].map(|slot| c.refill(a, slot).unwrap().first_position);
+        assert_eq!((positions, c.view(a).unwrap().next_position()), ([10, 11], 12));
+        let joined = c.join(&[b, a], how).unwrap();
+        let composed = c.compose(&[piece(b, 0..8), piece(a, 6..10)], how).unwrap();
+        for view in [joined, composed] {
+            assert_eq!(entries(&c, view), [(0, 0, 6, 0, 0), (3, 0, 2, 6, 0), (2, 0, 4, 8, shift)], "{how:?}");
+            assert_eq!(c.view(view).unwrap().next_position(), next, "{how:?}");
+        }
+    }
+}
+
 #[test]
 fn only_places_of_ones_own_that_nobody_sees_are_written_again() {
     let (mut c, [root, a, _]) = family();

@@ -14,7 +14,25 @@ pub struct ModelView {
     pub id: ViewId,
     pub tokens: Vec<Seen>,
     pub next_slot: i32,
-    pub next_position: i32,
+    /// The position at every slot, and where text goes on.
+    pub stands: Vec<i32>,
+}
+
+impl ModelView {
+    fn new(id: ViewId) -> ModelView {
+        ModelView { id, tokens: vec![], next_slot: 0, stands: vec![0] }
+    }
+
+    fn next_position(&self) -> i32 {
+        self.stands[self.stands.len() - 1]
+    }
+
+    /// Slots at these positions; text goes on at `next`.
+    fn stand(&mut self, at: impl Iterator<Item = i32>, next: i32) {
+        self.stands.pop();
+        self.stands.extend(at);
+        self.stands.push(next);
+    }
 }
 
 /// A call. Views, slots and lengths are picked by remainder, so that every number is a valid choice.
@@ -61,28 +79,28 @@ impl World {
         let n = self.views.len();
         if n == 0 {
             let id = self.cache.create();
-            self.views.push(ModelView { id, tokens: vec![], next_slot: 0, next_position: 0 });
+            self.views.push(ModelView::new(id));
             return;
         }
         match *op {
             Op::Create => {
                 let id = self.cache.create();
-                self.views.push(ModelView { id, tokens: vec![], next_slot: 0, next_position: 0 });
+                self.views.push(ModelView::new(id));
             }
             Op::Append { view, modality, len } => {
                 let modality = Modality::ALL[modality % Modality::ALL.len()];
-                let next = self.views[view % n].next_position + len as i32;
+                let next = self.views[view % n].next_position() + len as i32;
                 self.grow(view % n, modality, len, next, |cache, id| cache.append(id, modality, len));
             }
             Op::AppendAt { view, modality, len, ahead } => {
                 let modality = Modality::ALL[modality % Modality::ALL.len()];
-                let next = self.views[view % n].next_position + ahead;
+                let next = self.views[view % n].next_position() + ahead;
                 self.grow(view % n, modality, len, next, |cache, id| cache.append_at(id, modality, len, next));
             }
             Op::Extend { view, len } => {
                 let view = view % n;
                 let last = self.views[view].tokens.last().map(|t| self.kinds[t.1]);
-                let next = self.views[view].next_position + len as i32;
+                let next = self.views[view].next_position() + len as i32;
                 match last {
                     Some(kind) if !self.atomic.contains(&kind) => {
                         self.grow(view, kind, len, next, |cache, id| cache.extend(id, len));
@@ -175,7 +193,7 @@ impl World {
                 return;
             }
         };
-        let first_position = target.next_position;
+        let first_position = target.next_position();
         let (first_slot, count) = (target.next_slot, len as u32);
         assert_eq!(appended, Appended { view: target.id, first_slot, len: count, first_position });
         let mut written = vec![7];
@@ -190,7 +208,7 @@ impl World {
             self.kinds.push(modality);
         }
         target.next_slot += len as i32;
-        target.next_position = next_position;
+        target.stand(first_position..first_position + len as i32, next_position);
     }
 
     fn share(&mut self, from: usize, to: usize, first: usize, len: usize, shift: [i32; 4]) {
@@ -206,10 +224,11 @@ impl World {
             return;
         }
         let target = &mut self.views[to];
-        let (first_slot, first_position) = (target.next_slot, target.next_position);
+        let (first_slot, first_position) = (target.next_slot, target.next_position());
         assert_eq!(result, Ok(Appended { view: target.id, first_slot, len: len as u32, first_position }));
         target.tokens.extend(moved.iter().map(|&(slot, id, s)| (first_slot + slot - start, id, add(s, shift))));
         target.next_slot += len as i32;
+        target.stand(source.stands[start as usize..end as usize].iter().map(|at| at + shift[0]), first_position);
     }
 
     fn join(&mut self, views: &[usize], sequential: bool) {
@@ -225,13 +244,14 @@ impl World {
         for &other in others {
             let branch = &self.views[other];
             let own: Vec<Seen> = branch.tokens.iter().copied().filter(|t| taken.insert((t.1, t.2))).collect();
-            let mut offset = 0;
-            if sequential {
-                offset = joined.next_position - (branch.next_position - own.len() as i32);
-                joined.next_position += own.len() as i32;
-            } else {
-                joined.next_position = joined.next_position.max(branch.next_position);
-            }
+            let (before, stands) = (joined.next_position(), |t: &Seen| branch.stands[t.0 as usize]);
+            let offset = match own.first() {
+                Some(first) if sequential => before - stands(first),
+                None if sequential => continue,
+                _ => 0,
+            };
+            let next = before.max(branch.next_position() + offset);
+            joined.stand(own.iter().map(|t| stands(t) + offset), next);
             for (_, id, shift) in own {
                 joined.tokens.push((joined.next_slot, id, add(shift, [offset; 4])));
                 joined.next_slot += 1;
@@ -248,7 +268,9 @@ impl World {
         let mut segments = BTreeMap::new();
         for model in &self.views {
             let view = self.cache.view(model.id).unwrap();
-            assert_eq!((view.next_slot(), view.next_position()), (model.next_slot, model.next_position), "{model:?}");
+            assert_eq!(view.next_slot(), model.next_slot, "{model:?}");
+            let stands: Vec<i32> = (0..=model.next_slot).map(|slot| view.position_at(slot)).collect();
+            assert_eq!((&stands, view.next_position()), (&model.stands, model.next_position()));
             assert_eq!((view.len(), view.is_empty()), (model.tokens.len(), model.tokens.is_empty()));
             let mut read = Vec::new();
             for entry in view.entries() {
@@ -357,13 +379,14 @@ pub fn places(cache: &KvCache, view: ViewId) -> Vec<u32> {
 }
 
 /// A view cut to the slots before `slot`.
-fn before(view: ModelView, slot: i32) -> ModelView {
-    ModelView {
-        id: view.id,
-        tokens: view.tokens.into_iter().filter(|t| t.0 < slot).collect(),
-        next_slot: slot,
-        next_position: (view.next_position - (view.next_slot - slot)).max(0),
+fn before(mut view: ModelView, slot: i32) -> ModelView {
+    view.tokens.retain(|t| t.0 < slot);
+    view.next_slot = slot;
+    view.stands.truncate(slot as usize + 1);
+    if let Some(next) = view.stands.last_mut() {
+        *next = (*next).max(0);
     }
+    view
 }
 
 fn add(a: [i32; 4], b: [i32; 4]) -> [i32; 4] {
