@@ -109,7 +109,7 @@ fn a_choice_is_nobody_elses_business() {
         let views: Vec<ViewId> = rows.iter().map(|r| r.view).collect();
         for device in devices() {
             let together = run_rows(&case, device, &cache, &views, &rows).unwrap();
-            let lanes = 3 * 40;
+            let lanes = case.heads.0 * case.heads.1 * case.dims.1;
             let mut first = 0;
             for r in &rows {
                 let alone = run_rows(&case, device, &cache, &views, std::slice::from_ref(r)).unwrap();
