@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::edit::shifted;
-use super::join::{Taken, place, within};
+use super::join::{Taken, behind, place, within};
 use super::view::Jump;
 use super::{Entry, Join, KvCache, View, ViewId};
 use crate::{Error, Result};
@@ -40,16 +40,11 @@ impl KvCache {
                 taken.take(&Entry { shift: [0; 4], ..entry }, |run| fresh.push(Entry { shift: entry.shift, ..run }));
             }
             let Some(first) = fresh.first() else { continue };
-            let at = |slot: i32| i64::from(view.position_at(slot));
-            let before = composed.next_position();
             let offset = match how {
-                Join::Sequential if i > 0 => within(OP, i64::from(before) - at(first.slot_base))?,
+                Join::Sequential if i > 0 => behind(OP, &composed, view, first)?,
                 _ => 0,
             };
-            for run in &fresh {
-                place(OP, &mut composed, view, run, offset)?;
-            }
-            composed.go_on_at(before.max(within(OP, at(piece.slots.end) + i64::from(offset))?));
+            place(OP, &mut composed, view, &fresh, piece.slots.end, offset)?;
         }
         self.adopt(OP, composed)
     }

@@ -20,9 +20,9 @@ impl KvCache {
     pub fn fork_at(&mut self, view: ViewId, slot: i32) -> Result<ViewId> {
         let parent = self.views.get("fork_at", view)?;
         check_slot("fork_at", parent, slot)?;
-        let jumps = parent.jumps.iter().copied().take_while(|j| j.slot <= slot).collect();
-        let mut child = View { entries: parent.pieces(0..slot).collect(), next_slot: slot, jumps };
-        child.go_on_at(child.next_position().max(0));
+        let mut child =
+            View { entries: parent.pieces(0..slot).collect(), next_slot: slot, jumps: parent.jumps.clone() };
+        child.end_at(slot);
         self.adopt("fork_at", child)
     }
 
@@ -51,9 +51,7 @@ impl KvCache {
         let gone = target.entries.split_off(keep);
         let cut = gone.first().and_then(|e| e.cut(&(0..slot)));
         target.entries.extend(cut);
-        target.next_slot = slot;
-        target.jumps.retain(|j| j.slot <= slot);
-        target.go_on_at(target.next_position().max(0));
+        target.end_at(slot);
         if let Some(entry) = &cut {
             self.reach(entry, 1);
         }

@@ -69,30 +69,42 @@ impl KvCache {
             let branch = self.views.get(OP, branch)?;
             fresh.clear();
             branch.entries.iter().for_each(|entry| taken.take(entry, |run| fresh.push(run)));
-            let before = joined.next_position();
             let offset = match (how, fresh.first()) {
                 (Join::Parallel, _) => 0,
-                (Join::Sequential, Some(first)) => {
-                    within(OP, i64::from(before) - i64::from(branch.position_at(first.slot_base)))?
-                }
+                (Join::Sequential, Some(first)) => behind(OP, &joined, branch, first)?,
                 (Join::Sequential, None) => continue,
             };
-            for run in &fresh {
-                place(OP, &mut joined, branch, run, offset)?;
-            }
-            joined.go_on_at(before.max(within(OP, i64::from(branch.next_position()) + i64::from(offset))?));
+            place(OP, &mut joined, branch, &fresh, branch.next_slot, offset)?;
         }
         self.adopt(OP, joined)
     }
 }
 
-/// Puts a run of `view` at the next slots.
-pub(super) fn place(op: &'static str, joined: &mut View, view: &View, run: &Entry, offset: i32) -> Result<()> {
-    let slot_base = joined.next_slot;
-    joined.go_on_at(within(op, i64::from(view.position_at(run.slot_base)) + i64::from(offset))?);
-    joined.jumps.extend(view.jumps_within(run.slot_base..run.slot_end(), slot_base, offset));
-    joined.next_slot = within(op, i64::from(slot_base) + i64::from(run.len))?;
-    joined.push(Entry { slot_base, shift: shifted(op, run.shift, [offset; 4])?, ..*run });
+/// How many positions further on a run of `view` begins where text goes on in `joined`.
+pub(super) fn behind(op: &'static str, joined: &View, view: &View, first: &Entry) -> Result<i32> {
+    within(op, i64::from(joined.next_position()) - i64::from(view.position_at(first.slot_base)))
+}
+
+/// Puts runs of `view` in front of its slot `end` at the next slots, `offset` positions further on. Text goes on where it
+/// would in `view` at `end`, or where it did before if that is behind.
+pub(super) fn place(
+    op: &'static str,
+    joined: &mut View,
+    view: &View,
+    runs: &[Entry],
+    end: i32,
+    offset: i32,
+) -> Result<()> {
+    let stands = |slot: i32| within(op, i64::from(view.position_at(slot)) + i64::from(offset));
+    let before = joined.next_position();
+    for run in runs {
+        let slot_base = joined.next_slot;
+        joined.go_on_at(stands(run.slot_base)?);
+        joined.jumps.extend(view.jumps_within(run.slot_base..run.slot_end(), slot_base, offset));
+        joined.next_slot = within(op, i64::from(slot_base) + i64::from(run.len))?;
+        joined.push(Entry { slot_base, shift: shifted(op, run.shift, [offset; 4])?, ..*run });
+    }
+    joined.go_on_at(before.max(stands(end)?));
     Ok(())
 }
 

@@ -126,6 +126,13 @@ impl View {
         }
     }
 
+    /// The view ends at `slot`, which is its own or its next: what stands there goes on there. Entries are the caller's.
+    pub(crate) fn end_at(&mut self, slot: i32) {
+        self.next_slot = slot;
+        self.jumps.retain(|j| j.slot <= slot);
+        self.go_on_at(self.next_position().max(0));
+    }
+
     /// The jumps inside of slots of the view, none at the first, as they are at slots from `slot` on under a shift.
     pub(crate) fn jumps_within(&self, slots: Range<i32>, slot: i32, shift: i32) -> impl Iterator<Item = Jump> + '_ {
         let first = self.jumps.partition_point(|j| j.slot <= slots.start);
