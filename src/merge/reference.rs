@@ -87,7 +87,7 @@ pub(crate) fn epilogue(
             };
         }
     });
-    let factor = constants.weights.out_scale.map_or(1.0, |scale| 1.0 / scale);
+    let factor = constants.out_factor();
     out.write_f32(&merged.iter().map(|&x| x as f32 * factor).collect::<Vec<_>>())?;
     match lse_out {
         Some(t) => t.write_f32(&lse.iter().map(|&x| x as f32).collect::<Vec<_>>()),
