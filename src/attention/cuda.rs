@@ -313,6 +313,9 @@ fn states(plan: &AttentionPlan, list: &WorkList, space: CudaSpace) -> States {
 /// Rows are finished while other rows are still attended: what is written lies apart from what is read. A row's output
 /// may take the place of its own query or gate, which nobody reads any more.
 fn check_places(args: &AttentionArgs<'_>) -> Result<()> {
+    fn place(t: &Tensor) -> (DType, usize, &[usize], &[usize]) {
+        (t.dtype(), t.offset(), t.shape(), t.strides())
+    }
     let extent = |t: &Tensor| {
         let t = t.covered();
         let last: usize = t.shape().iter().zip(t.strides()).map(|(&n, &stride)| n.saturating_sub(1) * stride).sum();
@@ -325,7 +328,6 @@ fn check_places(args: &AttentionArgs<'_>) -> Result<()> {
         for (name, written) in [("out", Some(args.out)), ("lse", args.lse)] {
             let Some(written) = written.filter(|w| w.buffer().is_same(read.buffer())) else { continue };
             let (a, b) = (extent(read), extent(written));
-            let place = |t: &Tensor| (t.dtype(), t.offset(), t.shape().to_vec(), t.strides().to_vec());
             let is_own = name == "out" && place(read) == place(written) && read.shape().len() == 3;
             if a.start < b.end && b.start < a.end && !is_own {
                 let expected = "memory apart from what is read, or exactly in the place of q or gate";

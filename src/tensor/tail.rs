@@ -1,5 +1,7 @@
 //! The tail of a vector of codes: its last lanes, stored as values behind the codes of the others.
 
+use std::borrow::Cow;
+
 use super::Tensor;
 use crate::{DType, Error, Result};
 
@@ -49,12 +51,13 @@ impl Tensor {
     }
 
     /// All elements that the view covers, its tail's as so many of its own type: what it shares memory by.
-    pub(crate) fn covered(&self) -> Tensor {
-        let mut t = self.clone();
-        if let (Some(tail), Some(last)) = (t.tail.take(), t.shape.last_mut()) {
+    pub(crate) fn covered(&self) -> Cow<'_, Tensor> {
+        let Some(tail) = self.tail() else { return Cow::Borrowed(self) };
+        let mut t = Tensor { tail: None, ..self.clone() };
+        if let Some(last) = t.shape.last_mut() {
             *last += tail.shape.last().map_or(0, |lanes| lanes * (tail.dtype.size() - 1));
         }
-        t
+        Cow::Owned(t)
     }
 
     /// [`Tensor::read_f32`] where there is a tail.
