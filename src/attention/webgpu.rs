@@ -95,9 +95,11 @@ pub(super) fn covering_variants() -> Vec<Variant> {
     for (dim, dim_v, group) in [(320, 256, 96), (512, 512, 8), (576, 512, 128)] {
         let spec = LayerSpec { head_dim_v: dim_v, ..LayerSpec::new(group, 1, dim) };
         all.extend(tiles.iter().map(|tile| variant(&spec, tile, [false; 3], true)));
-        for (tile, (kv_dtype, kv_scale)) in tiles.iter().zip(CODES.into_iter().cycle()).filter(|_| dim > dim_v) {
-            let coded = LayerSpec { v_in_k: true, ..spec.clone() }.with_coded_latent(kv_dtype, kv_scale);
-            all.push(variant(&coded, tile, [false; 3], true));
+        if dim > dim_v {
+            for (tile, (kv_dtype, kv_scale)) in tiles.iter().zip(CODES.into_iter().cycle()) {
+                let coded = LayerSpec { v_in_k: true, ..spec.clone() }.with_coded_latent(kv_dtype, kv_scale);
+                all.push(variant(&coded, tile, [false; 3], true));
+            }
         }
     }
     all
