@@ -6,7 +6,7 @@ use colatent::kv::{KvCache, Modality};
 use colatent::layer::{LayerConstants, LayerSpec, LayerWeights};
 use colatent::{DType, Error, Tensor, Workspace};
 
-use crate::harness::codes::{nearest, value};
+use crate::harness::codes::expect_codes;
 use crate::harness::devices;
 use crate::harness::scene::{Case, Kind, Mask, WILD, check_all, run, run_without_lse};
 
@@ -41,10 +41,7 @@ fn codes_are_those_of_the_values() {
             let run = if is_alone { run_without_lse } else { run };
             let rows = run(&Case { out_scale: None, ..case.clone() }, device).unwrap();
             let codes = run(&case, device).unwrap();
-            for (i, (got, x)) in codes.out.iter().zip(&rows.out).enumerate() {
-                let want = value(E4M3, nearest(E4M3, x * (1.0 / 0.0013f32))) as f32;
-                assert_eq!(got.to_bits(), want.to_bits(), "{device}: {x} at {i}: {got}, not {want}: {case:?}");
-            }
+            expect_codes(&format!("{device}: {case:?}"), &codes.out, &rows.out, 0.0013);
             assert!(codes.out.contains(&448.0), "{device}: nothing saturates: {case:?}");
             assert_eq!(codes.lse, rows.lse, "{device}");
         }

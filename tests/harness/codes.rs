@@ -1,6 +1,6 @@
 //! What codes stand for and which is the nearest, from their definition, by search among all.
 
-use colatent::DType::{self, I8};
+use colatent::DType::{self, E4M3, I8};
 
 /// The value of a code, from its bits.
 pub fn value(dtype: DType, code: u8) -> f64 {
@@ -22,4 +22,13 @@ pub fn nearest(dtype: DType, x: f32) -> u8 {
     let codes = codes.filter(|c| dtype == I8 || (c & 0x80 != 0) == x.is_sign_negative());
     let far = |c: u8| (value(dtype, c) - f64::from(x.clamp(-1e6, 1e6))).abs();
     codes.min_by(|&a, &b| far(a).total_cmp(&far(b)).then((a & 1).cmp(&(b & 1)))).unwrap()
+}
+
+/// Values read from an output of e4m3 codes are those of the codes nearest to `values` over the scale, bit for bit.
+pub fn expect_codes(what: &str, got: &[f32], values: &[f32], scale: f32) {
+    assert_eq!(got.len(), values.len(), "{what}");
+    for (i, (got, x)) in got.iter().zip(values).enumerate() {
+        let want = value(E4M3, nearest(E4M3, x * (1.0 / scale))) as f32;
+        assert_eq!(got.to_bits(), want.to_bits(), "{what}: {x} at {i}: {got}, not {want}");
+    }
 }

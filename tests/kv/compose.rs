@@ -8,20 +8,20 @@ fn piece(view: ViewId, slots: std::ops::Range<i32>) -> Piece {
     Piece { view, slots }
 }
 
-/// A root of 6 tokens and two children with 3 and 5 of their own.
-fn family() -> (KvCache, [ViewId; 3]) {
+/// A root of 6 tokens and two children with so many of their own.
+fn family(own: [usize; 2]) -> (KvCache, [ViewId; 3]) {
     let mut c = cache(4, 32);
     let root = c.create();
     c.append(root, Text, 6).unwrap();
     let [a, b] = [c.fork(root).unwrap(), c.fork(root).unwrap()];
-    c.append(a, Text, 3).unwrap();
-    c.append(b, Text, 5).unwrap();
+    c.append(a, Text, own[0]).unwrap();
+    c.append(b, Text, own[1]).unwrap();
     (c, [root, a, b])
 }
 
 #[test]
 fn pieces_stand_one_behind_the_other() {
-    let (mut c, [_, a, b]) = family();
+    let (mut c, [_, a, b]) = family([3, 5]);
     let pages = c.used_pages();
     // The prefix, the end of b, then a; the prefix of a is there already.
     let pieces = [piece(a, 0..6), piece(b, 8..11), piece(a, 0..9)];
@@ -42,7 +42,7 @@ fn pieces_stand_one_behind_the_other() {
 
 #[test]
 fn a_composed_view_holds_its_pages() {
-    let (mut c, [root, a, b]) = family();
+    let (mut c, [root, a, b]) = family([3, 5]);
     let v = c.compose(&[piece(a, 0..6), piece(b, 6..8)], Join::Parallel).unwrap();
     [root, a, b].into_iter().for_each(|view| c.release(view).unwrap());
     assert_eq!(c.used_pages(), 2 + 1, "b's second page is reached by nobody");
@@ -52,7 +52,7 @@ fn a_composed_view_holds_its_pages() {
 
 #[test]
 fn a_moved_view_opens_a_segment() {
-    let (mut c, [_, a, _]) = family();
+    let (mut c, [_, a, _]) = family([3, 5]);
     c.shift(a, 10).unwrap();
     assert_eq!(entries(&c, a), [(0, 0, 6, 0, 10), (2, 0, 3, 6, 10)]);
     assert_eq!(c.append(a, Text, 1).unwrap().first_position, 19);
@@ -94,12 +94,7 @@ fn a_dropped_slot_is_written_again() {
 #[test]
 fn a_thought_written_again_begins_where_it_did() {
     for (how, shift, next) in [(Join::Sequential, 2, 14), (Join::Parallel, 0, 12)] {
-        let mut c = cache(4, 16);
-        let root = c.create();
-        c.append(root, Text, 6).unwrap();
-        let [a, b] = [c.fork(root).unwrap(), c.fork(root).unwrap()];
-        c.append(a, Text, 4).unwrap();
-        c.append(b, Text, 2).unwrap();
+        let (mut c, [_, a, b]) = family([4, 2]);
         c.drop_range(a, 7..9).unwrap();
         let positions = [8, 7].map(|slot| c.refill(a, slot).unwrap().first_position);
         assert_eq!((positions, c.view(a).unwrap().next_position()), ([10, 11], 12));
@@ -114,7 +109,7 @@ fn a_thought_written_again_begins_where_it_did() {
 
 #[test]
 fn only_places_of_ones_own_that_nobody_sees_are_written_again() {
-    let (mut c, [root, a, _]) = family();
+    let (mut c, [root, a, _]) = family([3, 5]);
     let before = c.clone();
     invalid(c.refill(a, 7), "slot"); // seen
     invalid(c.refill(a, 9), "slot"); // not there yet

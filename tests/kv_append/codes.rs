@@ -5,7 +5,7 @@ use colatent::kv_append::{KvAppendArgs, KvAppendPlan, KvAppendProblem};
 use colatent::layer::{KvScale, LayerConstants, LayerSpec};
 use colatent::{Device, Error, Tensor, Workspace};
 
-use super::setup::fill;
+use super::setup::{fill, is_poison};
 use crate::harness::codes::{nearest, value};
 use crate::harness::{Rng, devices, poisoned};
 
@@ -99,7 +99,7 @@ fn codes_are_those_of_the_rule_bit_for_bit() {
                     assert!(got_scale == scale || scale.is_nan() && got_scale.is_nan(), "{what}: {got_scale}, {scale}");
                     assert_eq!(got.codes[part][2 * i * LANES..][..LANES], codes, "{what}");
                     let beside = &got.codes[part][(2 * i + 1) * LANES..][..LANES];
-                    assert!(beside.iter().all(|&c| c == if dtype == I8 { 0x80 } else { 0xff }), "{what}");
+                    assert!(is_poison(beside, dtype), "{what}");
                     assert!(got.scales[part * slots + 2 * i + 1].is_nan(), "{what}");
                 }
             }

@@ -33,6 +33,11 @@ fn view(device: &Device, dtype: DType, gap: usize, memory: &[usize], axes: &[usi
     Tensor::with_strides(buffer, dtype, gap, memory, &strides).unwrap().permute(axes).unwrap()
 }
 
+/// Whether nobody wrote these bytes.
+pub fn is_poison(bytes: &[u8], dtype: DType) -> bool {
+    bytes == poison(dtype).repeat(bytes.len() / dtype.size())
+}
+
 pub fn fill(buffer: &Buffer, dtype: DType) {
     buffer.write(0, &poison(dtype).repeat(buffer.bytes() / dtype.size())).unwrap();
 }

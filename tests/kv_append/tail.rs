@@ -10,7 +10,7 @@ use colatent::layer::{KvScale, LayerConstants, LayerSpec, Norm, Pairing, Rope};
 use colatent::{Device, Error, Tensor, Tolerance, Workspace};
 
 use super::codes::{LANES, rule, vectors};
-use super::setup::fill;
+use super::setup::{fill, is_poison};
 use crate::harness::codes::nearest;
 use crate::harness::{Rng, compare, compare_within, devices, poisoned};
 
@@ -56,8 +56,7 @@ impl Pages {
     /// The bytes of slot `i`, and whether those up to the next are untouched.
     fn row<'a>(&self, bytes: &'a [u8], i: usize) -> (&'a [u8], bool) {
         let at = self.first + i * self.stride;
-        let poison = if self.k.dtype() == I8 { 0x80 } else { 0xff };
-        (&bytes[at..at + ROW], bytes[at + ROW..][..self.stride - ROW].iter().all(|&b| b == poison))
+        (&bytes[at..at + ROW], is_poison(&bytes[at + ROW..][..self.stride - ROW], self.k.dtype()))
     }
 }
 
@@ -88,8 +87,7 @@ fn append(device: &Device, spec: &LayerSpec, rows: &[Vec<f32>], at: &[[i32; 4]],
 
 /// The nearest bf16, of two the even one.
 fn bf16(x: f32) -> u16 {
-    let bits = x.to_bits();
-    if x.is_nan() { 0x7fc0 } else { ((bits + 0x7fff + (bits >> 16 & 1)) >> 16) as u16 }
+    half::bf16::from_f32(x).to_bits()
 }
 
 fn lanes(bytes: &[u8]) -> impl Iterator<Item = u16> {
@@ -138,7 +136,7 @@ fn rows_are_those_of_the_rule_bit_for_bit() {
                 );
                 let (beside, is_beside_clean) = pages.row(&bytes, 2 * i + 1);
                 assert!(is_clean && is_beside_clean && scales[2 * i + 1].is_nan(), "{what}");
-                assert!(beside.iter().all(|&b| b == if dtype == I8 { 0x80 } else { 0xff }), "{what}");
+                assert!(is_poison(beside, dtype), "{what}");
             }
         }
     }

@@ -6,7 +6,7 @@ use colatent::merge::{MergeArgs, MergePlan, MergeProblem};
 use colatent::{DType, Device, Error, Tensor, Workspace};
 
 use super::{Case, PLAIN, check, merge};
-use crate::harness::codes::{nearest, value};
+use crate::harness::codes::{expect_codes, nearest, value};
 use crate::harness::{devices, poisoned};
 
 /// Values whose codes are hard: the middle of each two codes and its neighbours, which a rounding to fewer digits would
@@ -68,10 +68,7 @@ fn codes_behind_every_epilogue() {
         for device in devices() {
             let run = |case: &Case| merge(case, device, &states, &indptr, &index).unwrap();
             let (codes, rows) = (run(&case), run(&Case { out_scale: None, ..case.clone() }));
-            for (i, (got, x)) in codes.out.iter().zip(&rows.out).enumerate() {
-                let want = value(E4M3, nearest(E4M3, x * (1.0 / 0.0013f32))) as f32;
-                assert_eq!(got.to_bits(), want.to_bits(), "{device}: {x} at {i}: {got}, not {want}");
-            }
+            expect_codes(&device.to_string(), &codes.out, &rows.out, 0.0013);
             assert_eq!(codes.lse, rows.lse, "{device}");
         }
     }
