@@ -117,7 +117,7 @@ impl View {
         Ok(())
     }
 
-    /// What is written next stands at `position`.
+    /// What is written next stands at `position`; jumps from there on are forgotten.
     pub(crate) fn go_on_at(&mut self, position: i32) {
         let kept = self.jumps.partition_point(|j| j.slot < self.next_slot);
         self.jumps.truncate(kept);
@@ -129,7 +129,6 @@ impl View {
     /// The view ends at `slot`, which is its own or its next: what stands there goes on there. Entries are the caller's.
     pub(crate) fn end_at(&mut self, slot: i32) {
         self.next_slot = slot;
-        self.jumps.retain(|j| j.slot <= slot);
         self.go_on_at(self.next_position().max(0));
     }
 
