@@ -11,6 +11,7 @@ use colatent::kv::KvCache;
 use colatent::kv_append::{KvAppendArgs, KvAppendPlan, KvAppendProblem};
 use colatent::layer::{Gate, LayerConstants, LayerSpec, Norm};
 use colatent::{DType, Device, Tensor, Tolerance, Workspace};
+use harness::choice::choose;
 use harness::golden::{Golden, recordings};
 use harness::recorded::Layer;
 use harness::visible::visible;
@@ -26,13 +27,17 @@ struct Stream {
 }
 
 fn stream(golden: &Golden, layer: &Layer) -> Stream {
-    let tokens = golden.tokens();
+    let tokens = layer.tokens();
     let mut cache = KvCache::new(PAGE_SIZE, tokens.div_ceil(PAGE_SIZE) + 1).expect("a pool");
     let view = cache.create();
-    let appended = layer.spans.iter().map(|&(modality, len)| cache.append(view, modality, len).expect("room"));
-    let appended: Vec<_> = appended.collect();
     let first_query = (tokens - golden.queries()) as i32;
-    let rows = appended.into_iter().filter(|a| a.first_slot >= first_query).map(QueryRows::from).collect();
+    let mut rows = Vec::new();
+    for (&(modality, len), gap) in layer.spans.iter().zip(&layer.gaps) {
+        let appended = cache.append(view, modality, len).expect("room");
+        if appended.first_slot >= first_query {
+            rows.push(QueryRows { gap: gap.clone(), ..appended.into() });
+        }
+    }
     let places = cache.places(view, 0..tokens as i32).expect("places");
     Stream { cache, rows, places }
 }
@@ -62,7 +67,8 @@ fn attend(
     let out = poisoned(device, DType::F32, &[queries, heads, spec.head_dim_v]);
     let lse = poisoned(device, DType::F32, &[queries, heads]);
     let problem = AttentionProblem { spec, cache: &stream.cache, rows: &stream.rows };
-    let args = AttentionArgs { q, k, v, constants, selection: None, gate, out: &out, lse: Some(&lse) };
+    let selection = choose(device, golden, spec, &stream.cache, &stream.rows);
+    let args = AttentionArgs { q, k, v, constants, selection: selection.as_ref(), gate, out: &out, lse: Some(&lse) };
     let plan = AttentionPlan::new(device, &problem).unwrap();
     plan.run(&args, &mut Workspace::new(device).unwrap()).unwrap();
     let want = by_row(golden.values("attn.lse"), heads, queries);
@@ -75,27 +81,39 @@ fn projections_to_output_projection() {
     for (name, golden) in recordings() {
         let layer = Layer::of(&golden);
         let (spec, stream) = (&layer.spec, stream(&golden, &layer));
-        let (tokens, queries) = (golden.tokens(), golden.queries());
+        let (tokens, queries) = (layer.tokens(), golden.queries());
         let (heads, kv, dim, dim_v) = (spec.num_q_heads, spec.num_kv_heads, spec.head_dim, spec.head_dim_v);
         for device in devices() {
             let layout = layer.layout;
             let packed = tensor(device, &[tokens, layout.width], &layer.packed);
-            let constants = LayerConstants::new(device, spec, layer.weights.clone()).unwrap();
             let q = poisoned(device, DType::F32, &[tokens, heads, dim]);
             let pages = [stream.cache.num_pages(), kv, PAGE_SIZE];
             let k = poisoned(device, DType::F32, &[pages[0], pages[1], pages[2], dim]);
             let v = poisoned(device, DType::F32, &[pages[0], pages[1], pages[2], dim_v]);
-            let problem = KvAppendProblem {
-                spec,
-                layout,
-                page_size: PAGE_SIZE,
-                num_pages: stream.cache.num_pages(),
-                places: &stream.places,
-                positions: &layer.positions,
-            };
-            let args = KvAppendArgs { packed: &packed, constants: &constants, q: &q, k: &k, v: &v };
             let mut workspace = Workspace::new(device).unwrap();
-            KvAppendPlan::new(device, &problem).unwrap().run(&args, &mut workspace).unwrap();
+            for (run, weights) in &layer.runs {
+                let problem = KvAppendProblem {
+                    spec,
+                    layout,
+                    page_size: PAGE_SIZE,
+                    num_pages: stream.cache.num_pages(),
+                    places: &stream.places[run.clone()],
+                    positions: &layer.positions[run.clone()],
+                };
+                let own = |t: &Tensor, width: usize, shape: &[usize]| {
+                    let strides: Vec<usize> = (0..shape.len()).map(|i| shape[i + 1..].iter().product()).collect();
+                    let first = run.start * width;
+                    Tensor::with_strides(t.buffer().clone(), DType::F32, first, shape, &strides).unwrap()
+                };
+                let args = KvAppendArgs {
+                    packed: &own(&packed, layout.width, &[run.len(), layout.width]),
+                    constants: &LayerConstants::new(device, spec, weights.clone()).unwrap(),
+                    q: &own(&q, heads * dim, &[run.len(), heads, dim]),
+                    k: &k,
+                    v: &v,
+                };
+                KvAppendPlan::new(device, &problem).unwrap().run(&args, &mut workspace).unwrap();
+            }
 
             let part = |t: &Tensor, first: usize, dim: usize, strides: [usize; 3]| {
                 let shape = [queries, heads, dim];
@@ -103,6 +121,7 @@ fn projections_to_output_projection() {
             };
             let first_query = tokens - queries;
             let q = part(&q, first_query * heads * dim, dim, [heads * dim, dim, 1]);
+            let constants = LayerConstants::new(device, spec, layer.weights.clone()).unwrap();
             let gate = layout
                 .gate
                 .map(|g| part(&packed, first_query * layout.width + g.offset, dim_v, [layout.width, g.head_stride, 1]));
@@ -148,8 +167,10 @@ fn masks_bit_for_bit() {
         let layer = Layer::of(&golden);
         let stream = stream(&golden, &layer);
         let (tokens, want) = (golden.tokens(), golden.visible());
+        let (cache, rows) = (&stream.cache, &stream.rows[..]);
         for device in devices() {
-            let seen = visible(device, &layer.spec, &stream.cache, &stream.rows, tokens);
+            let selection = choose(device, &golden, &layer.spec, cache, rows);
+            let seen = visible(device, &layer.spec, (cache, rows), selection.as_ref(), tokens);
             let wrong = seen.iter().zip(&want).position(|(a, b)| a != b);
             assert_eq!(wrong.map(|i| (i / tokens, i % tokens)), None, "{name} on {device}: query, key");
         }

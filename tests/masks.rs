@@ -23,7 +23,7 @@ fn check(kind: &LayerSpec, spans: &[(Modality, usize)], rule: &dyn Fn(i32, i32, 
     let rows: Vec<QueryRows> = spans.iter().map(append).map(QueryRows::from).collect();
     let span_of: Vec<usize> = spans.iter().enumerate().flat_map(|(i, s)| vec![i; s.1]).collect();
     for device in devices() {
-        let seen = visible(device, kind, &cache, &rows, tokens);
+        let seen = visible(device, kind, (&cache, &rows), None, tokens);
         for (i, &seen) in seen.iter().enumerate() {
             let (q, k) = (i / tokens, i % tokens);
             if seen != rule(q as i32, k as i32, span_of[q] == span_of[k] && spans[span_of[q]].0 == IMAGE) {

@@ -10,10 +10,10 @@ use colatent::Error;
 use colatent::kv::{Birth, Death, Lifetime, Modality};
 use colatent::layer::{Gate, Latent, LayerSpec, Norm, Pairing, Rope};
 use harness::golden::recordings;
-use harness::recorded;
+use harness::kinds;
 
 /// Presets and the recordings of their kind at other sizes.
-const RECORDED: [(&str, &str); 30] = [
+const RECORDED: [(&str, &str); 40] = [
     ("muse_spark.window", "muse_spark.0"),
     ("muse_spark.full", "muse_spark.1"),
     ("muse_glimmer.window", "muse_glimmer.0"),
@@ -22,10 +22,15 @@ const RECORDED: [(&str, &str); 30] = [
     ("muse_vision.window", "muse_vision.0"),
     ("muse_vision.full", "muse_vision.1"),
     ("llama3", "llama3.0"),
+    ("llama32_vision.self", "mllama.0"),
+    ("llama32_vision.cross", "mllama.1"),
     ("llama4_scout.chunked", "llama4.0"),
     ("llama4.full", "llama4.1"),
     ("gemma2.window", "gemma2.0"),
     ("gemma2.full", "gemma2.1"),
+    ("paligemma", "paligemma.0"),
+    ("paligemma2.window", "paligemma2.0"),
+    ("paligemma2.full", "paligemma2.1"),
     ("gemma3.window", "gemma3.0"),
     ("gemma3.full", "gemma3.1"),
     ("qwen25_vl", "qwen25vl.0"),
@@ -33,6 +38,8 @@ const RECORDED: [(&str, &str); 30] = [
     ("gpt_oss.full", "gpt_oss.1"),
     ("deepseek_v3", "deepseek_yarn.0"),
     ("deepseek_v3.absorbed", "deepseek_yarn.0"),
+    ("deepseek_v32", "deepseek_v32.0"),
+    ("deepseek_v32.absorbed", "deepseek_v32.0"),
     ("kimi_linear.latent", "kimi_linear.0"),
     ("kimi_linear.latent.absorbed", "kimi_linear.0"),
     ("gemma4.window", "gemma4.0"),
@@ -44,6 +51,9 @@ const RECORDED: [(&str, &str); 30] = [
     ("ministral3", "ministral3.0"),
     ("modernbert.full", "modernbert.0"),
     ("modernbert.window", "modernbert.1"),
+    ("siglip", "siglip.0"),
+    ("flux.joint", "flux.0"),
+    ("bagel", "bagel.0"),
 ];
 
 const HEAD: &str = "\
@@ -271,7 +281,7 @@ fn presets_are_what_was_recorded() {
     for (preset, recording) in RECORDED {
         let preset = LayerSpec::presets().into_iter().find(|p| p.name == preset).unwrap();
         let golden = &all.iter().find(|(name, _)| *name == recording).unwrap().1;
-        let mut recorded = recorded::spec(golden);
+        let mut recorded = kinds::spec(golden);
         if preset.name == "muse_spark.window" {
             // The preset is the native checkpoint's; the recorded one is converted.
             recorded.rope.iter_mut().for_each(|r| r.pairing = Pairing::Adjacent);

@@ -111,6 +111,12 @@ pub const PALIGEMMA: &str = r#"{"model_type": "paligemma", "projection_dim": 204
   {"hidden_size": 2048, "intermediate_size": 16384, "model_type": "gemma", "num_attention_heads": 8, "num_hidden_layers": 18,
   "num_image_tokens": 256, "num_key_value_heads": 1}, "vision_config": {"hidden_size": 1152}}"#;
 
+/// PaliGemma 2 3B, its prefix marked as later versions of its class write it.
+pub const PALIGEMMA2: &str = r#"{"model_type": "paligemma", "projection_dim": 2304, "image_token_index": 257152, "text_config":
+  {"hidden_size": 2304, "intermediate_size": 9216, "model_type": "gemma2", "num_attention_heads": 8, "num_hidden_layers": 26,
+  "num_image_tokens": 256, "num_key_value_heads": 4, "query_pre_attn_scalar": 256, "use_bidirectional_attention": true},
+  "vision_config": {"hidden_size": 1152}}"#;
+
 /// Qwen2.5-VL 7B: no text_config, a window that is not used.
 pub const QWEN25_VL: &str = r#"{"model_type": "qwen2_5_vl", "attention_dropout": 0.0, "hidden_size": 3584, "image_token_id": 151655,
   "max_window_layers": 28, "num_attention_heads": 28, "num_hidden_layers": 28, "num_key_value_heads": 4, "rms_norm_eps": 1e-06,

@@ -25,10 +25,10 @@ pub fn recordings() -> Vec<(&'static str, Golden)> {
             vec![$(($name, Golden::load(include_bytes!(concat!("../golden/", $name, ".safetensors"))))),*]
         };
     }
-    load!("deepseek_v3.0" "deepseek_yarn.0" "gemma2.0" "gemma2.1" "gemma3.0" "gemma3.1" "gemma4.0" "gemma4.1" "gpt_oss.0"
-        "gpt_oss.1" "kimi_linear.0" "llama3.0" "llama4.0" "llama4.1" "mimo_v2.0" "mimo_v2.1" "ministral3.0" "modernbert.0"
+    load!("bagel.0" "deepseek_v3.0" "deepseek_v32.0" "deepseek_yarn.0" "flux.0" "flux.1" "gemma2.0" "gemma2.1" "gemma3.0" "gemma3.1" "gemma4.0" "gemma4.1" "gpt_oss.0"
+        "gpt_oss.1" "kimi_linear.0" "llama3.0" "llama4.0" "llama4.1" "mimo_v2.0" "mimo_v2.1" "ministral3.0" "mllama.0" "mllama.1" "modernbert.0"
         "modernbert.1" "muse_glimmer.0" "muse_glimmer.1" "muse_glimmer_assistant.0" "muse_spark.0" "muse_spark.1"
-        "muse_vision.0" "muse_vision.1" "qwen25vl.0" "qwen3_5.0" "qwen3_vl.0")
+        "muse_vision.0" "muse_vision.1" "paligemma.0" "paligemma2.0" "paligemma2.1" "qwen25vl.0" "qwen3_5.0" "qwen3_vl.0" "siglip.0")
 }
 
 impl Golden {
@@ -95,15 +95,25 @@ impl Golden {
         }
     }
 
-    /// What entered the output projection.
+    /// What entered the output projection. Where there are several, for some tokens each, and nothing between them and the
+    /// attention, it is the attention's output.
     pub fn projected(&self) -> &[f32] {
-        let names = ["raw.o_proj.in", "raw.proj.in", "raw.Wo.in"];
+        if ["flux", "bagel"].contains(&self.case()) {
+            return self.values("attn.out");
+        }
+        let names = ["raw.o_proj.in", "raw.proj.in", "raw.Wo.in", "raw.out_proj.in"];
         let name = names.into_iter().find(|&n| self.tensors.contains_key(n)).expect("an output projection's input");
         self.values(name)
     }
 
-    /// A number of the model's config.
+    /// The config of the model, or of the decoder in it.
+    pub fn decoder(&self) -> &Value {
+        let config = &self.info["config"];
+        config.get("text_config").unwrap_or(config)
+    }
+
+    /// A number of it.
     pub fn config(&self, name: &str) -> f64 {
-        self.info["config"][name].as_f64().unwrap_or_else(|| panic!("the recording's config has no {name}"))
+        self.decoder()[name].as_f64().unwrap_or_else(|| panic!("the recording's config has no {name}"))
     }
 }

@@ -1,8 +1,10 @@
 //! Shared by all tests: the devices, the comparison, deterministic inputs, poison.
 #![allow(dead_code, missing_docs)] // every test binary uses its own part of it
 
+pub mod choice;
 pub mod codes;
 pub mod golden;
+pub mod kinds;
 pub mod memory;
 pub mod recorded;
 pub mod scene;

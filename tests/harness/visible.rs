@@ -3,14 +3,21 @@
 use colatent::attention::{AttentionArgs, AttentionPlan, AttentionProblem, QueryRows};
 use colatent::kv::KvCache;
 use colatent::layer::{Gate, LayerConstants, LayerSpec, LayerWeights, Norm};
-use colatent::{DType, Device, Tensor, Workspace};
+use colatent::{Buffer, DType, Device, Tensor, Workspace};
 
 /// Most keys of a launch: the lanes of v, one for each key.
 pub const MOST_KEYS: usize = 96;
 
 /// `[queries, keys]` for the first `keys` slots of the rows' view, all of one view. With q = 0 every visible key weighs the
-/// same; with one-hot values the output shows which keys those are.
-pub fn visible(device: &Device, kind: &LayerSpec, cache: &KvCache, rows: &[QueryRows], keys: usize) -> Vec<bool> {
+/// same; with one-hot values the output shows which keys those are. `selection` is what the rows chose, if the kind has an
+/// indexer.
+pub fn visible(
+    device: &Device,
+    kind: &LayerSpec,
+    (cache, rows): (&KvCache, &[QueryRows]),
+    selection: Option<&Buffer>,
+    keys: usize,
+) -> Vec<bool> {
     assert!(keys <= MOST_KEYS);
     let spec = LayerSpec {
         num_q_heads: 1,
@@ -40,7 +47,7 @@ pub fn visible(device: &Device, kind: &LayerSpec, cache: &KvCache, rows: &[Query
     let constants = LayerConstants::new(device, &spec, LayerWeights::default()).expect("constants");
     let plan = AttentionPlan::new(device, &AttentionProblem { spec: &spec, cache, rows }).expect("a plan");
     let args =
-        AttentionArgs { q: &q, k: &k, v: &v, constants: &constants, selection: None, gate: None, out: &out, lse: None };
+        AttentionArgs { q: &q, k: &k, v: &v, constants: &constants, selection, gate: None, out: &out, lse: None };
     plan.run(&args, &mut Workspace::new(device).expect("a workspace")).expect("a run");
     let out = out.read_f32().expect("the output");
     (0..queries * keys).map(|i| out[i / keys * MOST_KEYS + i % keys] > 0.0).collect()

@@ -178,7 +178,9 @@ impl Sim {
     /// Writes a launch as `cuda/sim/driver.cpp` reads it: the source, numbers, arguments, and every allocation that an
     /// argument points into.
     fn record(&self, folder: &Path, number: u32, function: &Function, launch: &Launch<'_>) -> std::io::Result<()> {
-        let folder = folder.join(format!("{}-{number:05}", launch.kernel.name));
+        // Several processes, and in each several devices, may write to one folder.
+        let (process, arch) = (std::process::id(), self.arch.target());
+        let folder = folder.join(format!("{}-{process}-{arch}-{number:05}", launch.kernel.name));
         std::fs::create_dir_all(&folder)?;
         std::fs::write(folder.join("kernel.cpp"), &function.source)?;
         std::fs::write(folder.join("args.bin"), launch.args)?;

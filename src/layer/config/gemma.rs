@@ -6,7 +6,7 @@ use super::fields::Fields;
 use super::layers::{FULL, WINDOW, by_type, heads_or, layer_types, unknown_type};
 use super::rope::RopeConfig;
 use crate::Result;
-use crate::kv::{Birth, Lifetimes, Modality};
+use crate::kv::{Birth, Death, Lifetimes, Modality};
 use crate::layer::model::{ModelLayer, ModelSpec};
 use crate::layer::{LayerSpec, Norm, Pairing};
 
@@ -24,25 +24,26 @@ fn scale(scalar: f64) -> f32 {
 pub(super) fn first(fields: &Fields, around: Option<&str>) -> Result<ModelSpec> {
     let base = heads_or(fields, Some((16, 16)), Some(256))?;
     let rope = RopeConfig::read(fields, None, Some(1e4))?.rope(fields, base.head_dim, Pairing::Half)?;
-    fields.expect("use_bidirectional_attention", Value::Bool(false))?;
     let is_prefix = around == Some("paligemma");
+    fields.expect("use_bidirectional_attention", Value::Bool(is_prefix))?;
     let lifetimes = if is_prefix { with_images(Lifetimes::causal()) } else { Lifetimes::causal() };
     let kind = LayerSpec { rope: Some(rope), lifetimes, ..base };
     let types = vec![FULL.to_string(); fields.usize("num_hidden_layers")?];
     by_type(around.unwrap_or("gemma"), &types, |_| Ok(Some(kind.clone())))
 }
 
-/// Window and global layers in turn, capped scores.
+/// Window and global layers in turn, capped scores. In PaliGemma 2 the prefix sees itself as a whole on both, however long.
 pub(super) fn second(fields: &Fields, around: Option<&str>) -> Result<ModelSpec> {
-    if let Some(around) = around {
-        return Err(fields.unsupported(
-            "model_type",
-            format!("gemma2 in {around}"),
-            "gemma2 alone, gemma in paligemma",
-        ));
-    }
+    let is_prefix = match around {
+        None => false,
+        Some("paligemma") => true,
+        Some(other) => {
+            let got = format!("gemma2 in {other}");
+            return Err(fields.unsupported("model_type", got, "gemma2 alone or in paligemma"));
+        }
+    };
     let base = heads_or(fields, Some((8, 4)), Some(256))?;
-    fields.expect("use_bidirectional_attention", Value::Bool(false))?;
+    fields.expect("use_bidirectional_attention", Value::Bool(is_prefix))?;
     let base = LayerSpec {
         softmax_scale: scale(fields.f64_if("query_pre_attn_scalar")?.unwrap_or(256.0)),
         soft_cap: Some(fields.f64_if("attn_logit_softcapping")?.unwrap_or(50.0) as f32),
@@ -52,10 +53,14 @@ pub(super) fn second(fields: &Fields, around: Option<&str>) -> Result<ModelSpec>
     let window = fields.slots_if("sliding_window")?.unwrap_or(4096);
     fields.skip(&["cache_implementation", "sliding_window_size"]);
     let types = layer_types(fields, |i, _| if (i + 1) % 2 == 1 { WINDOW } else { FULL })?;
-    by_type("gemma2", &types, |of| match of {
-        FULL => Ok(Some(base.clone())),
-        WINDOW => Ok(Some(LayerSpec { lifetimes: Lifetimes::window(window), ..base.clone() })),
-        other => Err(unknown_type(fields, other, "sliding_attention and full_attention")),
+    by_type(around.unwrap_or("gemma2"), &types, |of| {
+        let (lifetimes, death) = match of {
+            FULL => (Lifetimes::causal(), Death::Never),
+            WINDOW => (Lifetimes::window(window), Death::WindowOrSpan(window)),
+            other => return Err(unknown_type(fields, other, "sliding_attention and full_attention")),
+        };
+        let lifetimes = if is_prefix { lifetimes.with(Modality::Image, Birth::SpanStart, death) } else { lifetimes };
+        Ok(Some(LayerSpec { lifetimes, ..base.clone() }))
     })
 }
 

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::fields::Fields;
-use super::layers::{FULL, by_type};
+use super::layers::{FULL, by_type, layer_types, unknown_type};
 use super::rope::RopeConfig;
 use crate::Result;
 use crate::layer::model::ModelSpec;
@@ -51,8 +51,13 @@ pub(super) fn decoder(fields: &Fields, name: &str) -> Result<ModelSpec> {
         ..base
     };
     fields.skip(&["ep_size", "scoring_func", "seq_aux"]);
-    let types = vec![FULL.to_string(); fields.usize("num_hidden_layers")?];
-    let model = by_type(name, &types, |_| Ok(Some(kind.clone())))?;
+    // Later versions of the classes write the type of every layer, though there is but one.
+    let only = if kind.indexer.is_some() { "indexed_attention" } else { FULL };
+    let types = layer_types(fields, |_, _| only)?;
+    let model = by_type(name, &types, |of| match of == only {
+        true => Ok(Some(kind.clone())),
+        false => Err(unknown_type(fields, of, only)),
+    })?;
     Ok(ModelSpec { latent: Some(latent), ..model })
 }
 

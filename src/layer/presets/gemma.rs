@@ -107,4 +107,19 @@ impl LayerSpec {
             ..LayerSpec::new(8, 1, 256)
         }
     }
+
+    /// PaliGemma 2 3B, full layer: Gemma 2's with 8/4 heads of 256, and a prefix as in [`LayerSpec::paligemma`].
+    pub fn paligemma2_full() -> Self {
+        LayerSpec { name: "paligemma2.full".into(), num_kv_heads: 4, soft_cap: Some(50.0), ..LayerSpec::paligemma() }
+    }
+
+    /// PaliGemma 2 3B, window layer: as the full layer, window 4096 for what follows the prefix; the prefix sees itself as a
+    /// whole here too.
+    pub fn paligemma2_window() -> Self {
+        LayerSpec {
+            name: "paligemma2.window".into(),
+            lifetimes: Lifetimes::window(4096).with(Modality::Image, Birth::SpanStart, Death::WindowOrSpan(4096)),
+            ..LayerSpec::paligemma2_full()
+        }
+    }
 }

@@ -43,6 +43,8 @@ impl LayerSpec {
             LayerSpec::gemma4_window(),
             LayerSpec::gemma4_full(),
             LayerSpec::paligemma(),
+            LayerSpec::paligemma2_window(),
+            LayerSpec::paligemma2_full(),
             LayerSpec::qwen25_vl(),
             LayerSpec::qwen25_vl_vision_window(),
             LayerSpec::qwen3_vl(),
