@@ -97,6 +97,24 @@ fn published_sizes_give_the_presets() {
     }
 }
 
+/// Newer configs say what differs in each global layer; those of more than ten layers write `"05"`.
+#[test]
+fn layers_with_shapes_of_their_own_may_be_written_with_leading_zeros() {
+    let mut types = vec!["sliding_attention"; 12];
+    (types[5], types[11]) = ("full_attention", "full_attention");
+    let own = serde_json::json!({"head_dim": 512, "num_key_value_heads": 4});
+    for numbers in [["05", "11"], ["5", "11"]] {
+        let mut config: serde_json::Value = serde_json::from_str(GEMMA4).unwrap();
+        let text = config["text_config"].as_object_mut().unwrap();
+        text.retain(|name, _| !name.contains("global"));
+        text.insert("num_hidden_layers".into(), 12.into());
+        text.insert("layer_types".into(), types.clone().into());
+        text.insert("per_layer_config".into(), serde_json::json!({numbers[0]: own, numbers[1]: own}));
+        let model = read(&config.to_string());
+        assert_same(model.kind(11).unwrap(), &LayerSpec::gemma4_full(), numbers[0]);
+    }
+}
+
 /// Configs in this format are of converted checkpoints.
 fn converted(mut spec: LayerSpec) -> LayerSpec {
     spec.rope.iter_mut().for_each(|r| r.pairing = colatent::layer::Pairing::Half);

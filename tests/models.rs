@@ -13,7 +13,7 @@ use harness::golden::recordings;
 use harness::kinds;
 
 /// Presets and the recordings of their kind at other sizes.
-const RECORDED: [(&str, &str); 40] = [
+const RECORDED: [(&str, &str); 45] = [
     ("muse_spark.window", "muse_spark.0"),
     ("muse_spark.full", "muse_spark.1"),
     ("muse_glimmer.window", "muse_glimmer.0"),
@@ -48,6 +48,11 @@ const RECORDED: [(&str, &str); 40] = [
     ("qwen35.full", "qwen3_5.0"),
     ("mimo_v2.full", "mimo_v2.0"),
     ("mimo_v2.window", "mimo_v2.1"),
+    ("gemma3n.window", "gemma3n.0"),
+    ("gemma3n.full", "gemma3n.1"),
+    ("glm41v", "glm4v.0"),
+    ("glm45v", "glm4v_moe.0"),
+    ("mistral.window", "mistral.0"),
     ("ministral3", "ministral3.0"),
     ("modernbert.full", "modernbert.0"),
     ("modernbert.window", "modernbert.1"),

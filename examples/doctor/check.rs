@@ -132,6 +132,21 @@ fn sample(device: &Device) -> Result<Vec<(u32, f32)>> {
     Ok(SamplingOutput::read(&out, AGENTS)?.iter().map(|s| (s.token, s.log_prob)).collect())
 }
 
+/// Milliseconds until the first outputs of this process: `kv_append` and `attention` are planned, compiled or read from the
+/// disk cache that a run before has filled, and run.
+pub fn first_outputs(device: &Device) -> Value {
+    let timed = || {
+        let step = Step::new(layers().remove(0))?;
+        let start = Instant::now();
+        step.run(device)?;
+        Ok(start.elapsed().as_secs_f64() * 1e3)
+    };
+    match timed() as Result<f64> {
+        Ok(ms) => json!((ms * 10.0).round() / 10.0),
+        Err(e) => json!(e.to_string()),
+    }
+}
+
 /// What each operation would run, in its plan's words.
 pub fn plans(device: &Device) -> Vec<String> {
     let mut all = Vec::new();

@@ -50,11 +50,13 @@ fn main() -> std::process::ExitCode {
     u8::from(devices.iter().any(is_wrong)).into()
 }
 
-/// One device: plans, parity, bandwidth.
+/// One device: time to the first outputs, plans, parity, bandwidth.
 fn report(kind: &str, device: &Device) -> Value {
+    let first_outputs = check::first_outputs(device); // in front of all others
     json!({
         "kind": kind,
         "device": device.to_string(),
+        "first_outputs_ms": first_outputs,
         "plans": check::plans(device),
         "parity": check::parity(device),
         "copy": check::copy(device),

@@ -215,6 +215,23 @@ pub fn spec(golden: &Golden) -> LayerSpec {
                 }
             }
         }
+        "glm4v" | "glm4v_moe" => {
+            let lanes = (dim as f64 * number(rope, "partial_rotary_factor")) as usize;
+            let pairing = if case == "glm4v" { Pairing::Adjacent } else { Pairing::Half };
+            let turned = Rope::plain(lanes, number(rope, "rope_theta"), pairing);
+            LayerSpec { rope: Some(turned.with_sections(&sections(rope))), ..spec }
+        }
+        "gemma3n" => {
+            let kind = if window.is_some() { "sliding_attention" } else { "full_attention" };
+            LayerSpec {
+                rope: Some(of_kind(&rope[kind])),
+                q_norm: Norm::RmsScaled { eps: rms_eps() },
+                k_norm: Norm::RmsScaled { eps: rms_eps() },
+                v_norm: Norm::Rms { eps: rms_eps() },
+                ..spec
+            }
+        }
+        "mistral" => LayerSpec { rope: Some(of_kind(rope)), ..spec },
         "siglip" => LayerSpec { lifetimes: LOOK_BOTH_WAYS, ..spec },
         "flux" => {
             let axes = config["axes_dims_rope"].as_array().expect("axes").iter().zip(0u8..);

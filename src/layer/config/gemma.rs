@@ -212,9 +212,11 @@ fn global_layers(fields: &Fields, base: &LayerSpec, types: &[String]) -> Result<
         return Ok((named_dim.unwrap_or(512), heads));
     };
     let mut found = None;
+    let digits = (types.len() - 1).to_string().len(); // layers may be written with leading zeros
     for (layer, _) in types.iter().enumerate().filter(|(_, of)| *of == FULL) {
         let mut numbers = (base.head_dim, base.num_kv_heads);
-        if let Some(own) = by_layer.object_if(&layer.to_string())? {
+        let padded = format!("{layer:0digits$}");
+        if let Some(own) = by_layer.object_if(&padded)?.or(by_layer.object_if(&layer.to_string())?) {
             numbers.0 = own.usize_if("head_dim")?.unwrap_or(numbers.0);
             numbers.1 = own.usize_if("num_key_value_heads")?.unwrap_or(numbers.1);
             own.finish_strictly()?;

@@ -163,6 +163,12 @@ fn wrapper(fields: &Fields, name: &str) -> Result<()> {
         return Err(fields.unsupported("model_type", name, &format!("around a text_config: {}", decoders.join(", "))));
     }
     fields.skip(&["vision_config", "audio_config", "use_unified_vision_chunk", "multimodal_projector_bias"]);
-    fields.skip(&["vision_feature_layer", "spatial_merge_size", "projector_ln_eps", "use_global_head"]);
+    fields.skip(&[
+        "vision_feature_layer",
+        "spatial_merge_size",
+        "projector_ln_eps",
+        "projection_layer_norm_eps",
+        "use_global_head",
+    ]);
     fields.finish()
 }

@@ -84,7 +84,7 @@ impl LayerSpec {
     }
 
     /// Gemma 4 31B, global layer: 32/4 heads of 512, causal for images too, proportional RoPE on 128 of the lanes, K and V
-    /// from one projection ([`LayerSpec::packed_shared_kv`]). Refused for its head dim.
+    /// from one projection ([`LayerSpec::packed_shared_kv`]).
     pub fn gemma4_full() -> Self {
         LayerSpec {
             name: "gemma4.full".into(),
