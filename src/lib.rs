@@ -4,6 +4,7 @@
 
 pub mod attention;
 pub(crate) mod backend;
+mod calls;
 mod device;
 mod dtype;
 pub mod ensemble;

@@ -278,7 +278,7 @@ fn list(plan: &AttentionPlan) -> Result<&WorkList> {
     }
 }
 
-pub(super) fn warm_up(plan: &AttentionPlan, gpu: &Arc<Gpu>, workspace: &mut Workspace) -> Result<()> {
+pub(super) fn ready(plan: &AttentionPlan, gpu: &Arc<Gpu>, workspace: &mut Workspace) -> Result<()> {
     let list = list(plan)?;
     gpu.kernel(&plan_variant(plan, list).0)?;
     load(plan, list, gpu, workspace).map(|_| ())

@@ -32,38 +32,19 @@ mod worklist;
 pub use plan::{AttentionPlan, Stats};
 pub use problem::{AttentionArgs, AttentionProblem, QueryRows};
 
-use crate::{Device, Result, Workspace};
+use problem::OP;
+
+use crate::calls::{plan_calls, plan_warm_up};
+#[cfg(feature = "cuda")]
+use crate::{Device, Error, Result, Workspace};
+
+plan_calls! {
+    /// Attends.
+    AttentionPlan, AttentionArgs
+}
+plan_warm_up!(AttentionPlan);
 
 impl AttentionPlan {
-    /// Attends. Allocates nothing after the first call with the same arguments and never waits.
-    ///
-    /// # Errors
-    /// [`crate::Error`] when an argument does not fit the plan; nothing is written then.
-    pub fn run(&self, args: &AttentionArgs<'_>, workspace: &mut Workspace) -> Result<()> {
-        args.validate(self)?;
-        match &self.device {
-            Device::Reference => reference::run(self, args),
-            #[cfg(feature = "cuda")]
-            Device::Cuda(gpu) => cuda::run(self, gpu, args, workspace),
-            #[cfg(feature = "webgpu")]
-            Device::WebGpu(gpu) => gpu.run(|encoder| webgpu::encode(self, gpu, args, workspace, encoder)),
-        }
-    }
-
-    /// Compiles and uploads what runs on a CUDA device need, so that they can be captured into a graph. Other devices
-    /// need nothing.
-    ///
-    /// # Errors
-    /// [`crate::Error::Compile`] with the compiler's log, [`crate::Error::Invalid`] for a workspace of another device.
-    #[cfg_attr(not(feature = "cuda"), allow(unused_variables))]
-    pub fn warm_up(&self, workspace: &mut Workspace) -> Result<()> {
-        match &self.device {
-            #[cfg(feature = "cuda")]
-            Device::Cuda(gpu) => cuda::warm_up(self, gpu, workspace),
-            _ => Ok(()),
-        }
-    }
-
     /// Merges the partial states of the last run once more, in a launch of their own, for tests: the same bits.
     #[doc(hidden)]
     #[cfg(feature = "cuda")]
@@ -71,22 +52,7 @@ impl AttentionPlan {
         args.validate(self)?;
         match &self.device {
             Device::Cuda(gpu) => cuda::merge_again(self, gpu, args, workspace),
-            other => Err(crate::Error::invalid(problem::OP, "plan", "one made for CUDA", other)),
-        }
-    }
-
-    /// Encodes what it launches into the caller's encoder, on a WebGPU device.
-    #[cfg(feature = "webgpu")]
-    pub fn encode(
-        &self,
-        args: &AttentionArgs<'_>,
-        workspace: &mut Workspace,
-        encoder: &mut wgpu::CommandEncoder,
-    ) -> Result<()> {
-        args.validate(self)?;
-        match &self.device {
-            Device::WebGpu(gpu) => webgpu::encode(self, gpu, args, workspace, encoder),
-            other => Err(crate::Error::invalid(problem::OP, "plan", "one made for a WebGPU device", other)),
+            other => Err(Error::invalid(OP, "plan", "one made for CUDA", other)),
         }
     }
 }

@@ -21,8 +21,16 @@ mod webgpu;
 pub use plan::KvAppendPlan;
 pub use problem::{KvAppendArgs, KvAppendProblem, PADDING};
 
+use crate::calls::{plan_calls, plan_warm_up};
+
 /// The operation's name in messages.
 const OP: &str = "kv_append";
+
+plan_calls! {
+    /// Writes q, and k and v at the plan's places.
+    KvAppendPlan, KvAppendArgs
+}
+plan_warm_up!(KvAppendPlan);
 
 /// Name and WGSL text of every kind of variant, for tests that compile them offline.
 #[cfg(feature = "webgpu")]

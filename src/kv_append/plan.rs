@@ -1,9 +1,9 @@
 //! [`KvAppendPlan`]: the validated problem, ready for any number of layers. Host arithmetic only.
 
-use super::problem::{KvAppendArgs, KvAppendProblem, PADDING};
-use super::{OP, reference};
+use super::OP;
+use super::problem::{KvAppendProblem, PADDING};
 use crate::layer::{LayerSpec, PackedLayout};
-use crate::{Device, Error, Result, Steps, Workspace};
+use crate::{Device, Error, Result, Steps};
 
 /// A validated [`KvAppendProblem`] on a device: made once per step and layer kind, or once [for many
 /// steps](KvAppendPlan::over); run once per layer of that kind.
@@ -102,56 +102,6 @@ impl KvAppendPlan {
         let [read, kept] = [spec.head_dim, spec.key_elements()].map(|k| stored * spec.num_kv_heads * (k + v));
         (2 * self.rows() * q + read) * spec.dtype.size() + kept * spec.kv_dtype.size()
     }
-
-    /// Writes q, and k and v at the plan's places. Does not wait; allocates nothing after the first run.
-    ///
-    /// # Errors
-    /// [`crate::Error::Invalid`] if a tensor does not fit the plan, [`crate::Error::Unsupported`] if its strides do not
-    /// suit the device. Nothing is written then.
-    #[cfg_attr(not(any(feature = "webgpu", feature = "cuda")), allow(unused_variables))]
-    pub fn run(&self, args: &KvAppendArgs, workspace: &mut Workspace) -> Result<()> {
-        self.validate(args)?;
-        match &self.device {
-            Device::Reference => reference::run(self, args),
-            #[cfg(feature = "cuda")]
-            Device::Cuda(gpu) => super::cuda::run(self, gpu, args, workspace),
-            #[cfg(feature = "webgpu")]
-            Device::WebGpu(gpu) => gpu.run(|encoder| super::webgpu::encode(self, gpu, args, workspace, encoder)),
-        }
-    }
-
-    /// Compiles and uploads what runs on a CUDA device need, so that they can be captured into a graph. Other devices
-    /// need nothing.
-    ///
-    /// # Errors
-    /// [`crate::Error::Compile`] with the compiler's log, [`crate::Error::Invalid`] for a workspace of another device.
-    #[cfg_attr(not(feature = "cuda"), allow(unused_variables))]
-    pub fn warm_up(&self, workspace: &mut Workspace) -> Result<()> {
-        match &self.device {
-            #[cfg(feature = "cuda")]
-            Device::Cuda(gpu) => super::cuda::ready(self, gpu, workspace).map(|_| ()),
-            _ => Ok(()),
-        }
-    }
-
-    /// As [`KvAppendPlan::run`], into the caller's encoder. Submit it before the workspace serves another plan.
-    #[cfg(feature = "webgpu")]
-    pub fn encode(
-        &self,
-        args: &KvAppendArgs,
-        workspace: &mut Workspace,
-        encoder: &mut wgpu::CommandEncoder,
-    ) -> Result<()> {
-        self.validate(args)?;
-        match &self.device {
-            Device::WebGpu(gpu) => super::webgpu::encode(self, gpu, args, workspace, encoder),
-            other => Err(Error::invalid(OP, "device", "a plan for a WebGPU device", other)),
-        }
-    }
-
-    fn validate(&self, args: &KvAppendArgs) -> Result<()> {
-        args.validate(&self.spec, self.layout.width, self.rows(), [self.num_pages, self.page_size])
-    }
 }
 
 /// Heads of q, k and v in one row of a layer kind; V in K is none.
@@ -180,11 +130,5 @@ impl std::fmt::Display for KvAppendPlan {
             #[cfg(feature = "webgpu")]
             Device::WebGpu(_) => write!(f, "; 1 launch, {}", super::webgpu::describe(self)),
         }
-    }
-}
-
-impl std::fmt::Debug for KvAppendPlan {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{self}")
     }
 }

@@ -1,6 +1,6 @@
 //! What is asked: [`KvAppendProblem`] for the plan, [`KvAppendArgs`] for each run, and their validation.
 
-use super::OP;
+use super::{KvAppendPlan, OP};
 use crate::layer::{LayerConstants, LayerSpec, PackedLayout, Part};
 use crate::{Error, Result, Tensor};
 
@@ -93,8 +93,9 @@ fn validate_part(name: &'static str, part: Part, heads: usize, lanes: usize, wid
 
 impl KvAppendArgs<'_> {
     /// Checks shapes, types and overlaps; where the memory lies is checked by the device's part.
-    pub(super) fn validate(&self, spec: &LayerSpec, width: usize, rows: usize, pages: [usize; 2]) -> Result<()> {
-        let [num_pages, page_size] = pages;
+    pub(super) fn validate(&self, plan: &KvAppendPlan) -> Result<()> {
+        let (spec, width, rows) = (&plan.spec, plan.layout.width, plan.rows());
+        let (num_pages, page_size) = (plan.num_pages, plan.page_size);
         let (q, kv, d, dv) = (spec.num_q_heads, spec.num_kv_heads, spec.head_dim, spec.head_dim_v);
         self.packed.expect(OP, "packed", spec.dtype, &[rows, width])?;
         self.q.expect(OP, "q", spec.dtype, &[rows, q, d])?;

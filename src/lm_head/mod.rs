@@ -56,8 +56,15 @@ mod webgpu;
 pub use plan::LmHeadPlan;
 pub use problem::{LmHeadArgs, LmHeadProblem};
 
+use crate::calls::plan_calls;
+
 /// The operation's name in messages.
 const OP: &str = "lm_head";
+
+plan_calls! {
+    /// Draws every row's token.
+    LmHeadPlan, LmHeadArgs
+}
 
 /// Tokens of a slice, and so the most that a top-k or a confidence may ask for.
 const SLICE: usize = 256;

@@ -1,8 +1,8 @@
 //! [`LmHeadPlan`]: slices, rounds, and what they leave. Host arithmetic only.
 
 use super::problem::{LmHeadArgs, LmHeadProblem};
-use super::{OP, SLICE, reference};
-use crate::sampling::{RowParams, SamplingOutput, row_params};
+use super::{OP, SLICE};
+use crate::sampling::{RowParams, row_params};
 use crate::{Device, Error, Result, Steps, Workspace};
 
 /// A validated [`LmHeadProblem`] on a device. Built once per step, or once [for many steps](LmHeadPlan::over), for all
@@ -92,23 +92,6 @@ impl LmHeadPlan {
         4 * self.table.len() * (self.slices() * self.stride() + 2)
     }
 
-    /// Draws every row's token. Does not wait for the device and allocates nothing after its first use.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] if an argument does not fit the plan, [`Error::Unsupported`] if its strides do not suit the
-    /// device, [`Error::Compile`] if a kernel does not compile.
-    #[cfg_attr(not(any(feature = "webgpu", feature = "cuda")), allow(unused_variables))]
-    pub fn run(&self, args: &LmHeadArgs, workspace: &mut Workspace) -> Result<()> {
-        self.check(args)?;
-        match &self.device {
-            Device::Reference => reference::run(self, args),
-            #[cfg(feature = "cuda")]
-            Device::Cuda(gpu) => super::cuda::run(self, gpu, args, workspace),
-            #[cfg(feature = "webgpu")]
-            Device::WebGpu(gpu) => gpu.run(|encoder| super::webgpu::encode(self, gpu, args, workspace, encoder)),
-        }
-    }
-
     /// Compiles and uploads what runs with these tensors need on a CUDA device, so that they can be captured into a graph.
     /// Other devices need nothing.
     ///
@@ -116,44 +99,12 @@ impl LmHeadPlan {
     /// [`Error::Compile`] with the compiler's log, [`Error::Invalid`] for a workspace of another device.
     #[cfg_attr(not(feature = "cuda"), allow(unused_variables))]
     pub fn warm_up(&self, args: &LmHeadArgs, workspace: &mut Workspace) -> Result<()> {
-        self.check(args)?;
+        args.validate(self)?;
         match &self.device {
             #[cfg(feature = "cuda")]
             Device::Cuda(gpu) => super::cuda::ready(self, gpu, args, workspace).map(|_| ()),
             _ => Ok(()),
         }
-    }
-
-    /// Like [`LmHeadPlan::run`], into an encoder that the caller submits.
-    ///
-    /// # Errors
-    /// As [`LmHeadPlan::run`], and [`Error::Invalid`] for a plan of another device kind.
-    #[cfg(feature = "webgpu")]
-    pub fn encode(
-        &self,
-        args: &LmHeadArgs,
-        workspace: &mut Workspace,
-        encoder: &mut wgpu::CommandEncoder,
-    ) -> Result<()> {
-        self.check(args)?;
-        match &self.device {
-            Device::WebGpu(gpu) => super::webgpu::encode(self, gpu, args, workspace, encoder),
-            other => Err(Error::invalid(OP, "plan", "one made for a WebGPU device", other)),
-        }
-    }
-
-    fn check(&self, args: &LmHeadArgs) -> Result<()> {
-        let p = &self.problem;
-        args.hidden.expect(OP, "hidden", p.hidden_dtype, &[p.rows.len(), p.width])?;
-        args.weight.expect(OP, "weight", p.weight_dtype, &[p.vocab, p.width])?;
-        let need = SamplingOutput::bytes(p.rows.len());
-        if args.out.bytes() < need {
-            return Err(Error::invalid(OP, "out", format!("{need} bytes"), format!("{} bytes", args.out.bytes())));
-        }
-        if args.out.is_same(args.hidden.buffer()) || args.out.is_same(args.weight.buffer()) {
-            return Err(Error::invalid(OP, "out", "a buffer of its own", "one that is read"));
-        }
-        Ok(())
     }
 }
 
@@ -166,11 +117,5 @@ impl std::fmt::Display for LmHeadPlan {
         write!(f, "; {} rounds over {bytes} bytes of {} weight", self.rounds, p.weight_dtype)?;
         write!(f, ", {} bytes of partial results", self.scratch_bytes())?;
         self.steps.as_ref().map_or(Ok(()), |steps| write!(f, ", {} steps", steps.room()))
-    }
-}
-
-impl std::fmt::Debug for LmHeadPlan {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{self}")
     }
 }

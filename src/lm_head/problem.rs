@@ -1,7 +1,7 @@
 //! What is to be projected and drawn, and the memory of a run.
 
-use super::{OP, SLICE};
-use crate::sampling::{SamplingProblem, SamplingRow};
+use super::{LmHeadPlan, OP, SLICE};
+use crate::sampling::{SamplingOutput, SamplingProblem, SamplingRow};
 use crate::{Buffer, DType, Error, Result, Tensor};
 
 /// A batch of rows over one vocabulary.
@@ -77,6 +77,23 @@ impl LmHeadProblem {
                     return Err(Error::unsupported(OP, format!("{name} {k} in row {i}"), format!("at most {SLICE}")));
                 }
             }
+        }
+        Ok(())
+    }
+}
+
+impl LmHeadArgs<'_> {
+    /// Checks shapes, types and overlaps.
+    pub(super) fn validate(&self, plan: &LmHeadPlan) -> Result<()> {
+        let p = &plan.problem;
+        self.hidden.expect(OP, "hidden", p.hidden_dtype, &[p.rows.len(), p.width])?;
+        self.weight.expect(OP, "weight", p.weight_dtype, &[p.vocab, p.width])?;
+        let need = SamplingOutput::bytes(p.rows.len());
+        if self.out.bytes() < need {
+            return Err(Error::invalid(OP, "out", format!("{need} bytes"), format!("{} bytes", self.out.bytes())));
+        }
+        if self.out.is_same(self.hidden.buffer()) || self.out.is_same(self.weight.buffer()) {
+            return Err(Error::invalid(OP, "out", "a buffer of its own", "one that is read"));
         }
         Ok(())
     }

@@ -126,7 +126,7 @@ pub(crate) fn launch_states(gpu: &Arc<Gpu>, outputs: &Outputs<'_>, states: &Stat
     })
 }
 
-pub(super) fn warm_up(plan: &MergePlan, gpu: &Arc<Gpu>, workspace: &mut Workspace) -> Result<()> {
+pub(super) fn ready(plan: &MergePlan, gpu: &Arc<Gpu>, workspace: &mut Workspace) -> Result<()> {
     gpu.kernel(&variant_of(&plan.spec))?;
     workspace.load_cuda(OP, gpu, plan.id, 0, || plan.tables()).map(|_| ())
 }

@@ -22,53 +22,16 @@ pub(crate) mod webgpu;
 pub use plan::MergePlan;
 pub use problem::{MergeArgs, MergeProblem};
 
-use crate::{Device, Result, Workspace};
+#[cfg(feature = "webgpu")]
+use problem::OP;
 
-impl MergePlan {
-    /// Merges. Allocates nothing after the first call with the same arguments and never waits.
-    ///
-    /// # Errors
-    /// [`crate::Error`] when an argument does not fit the plan; nothing is written then.
-    pub fn run(&self, args: &MergeArgs<'_>, workspace: &mut Workspace) -> Result<()> {
-        args.validate(self)?;
-        match &self.device {
-            Device::Reference => reference::run(self, args),
-            #[cfg(feature = "cuda")]
-            Device::Cuda(gpu) => cuda::run(self, gpu, args, workspace),
-            #[cfg(feature = "webgpu")]
-            Device::WebGpu(gpu) => gpu.run(|encoder| webgpu::encode(self, gpu, args, workspace, encoder)),
-        }
-    }
+use crate::calls::{plan_calls, plan_warm_up};
 
-    /// Compiles and uploads what runs on a CUDA device need, so that they can be captured into a graph. Other devices
-    /// need nothing.
-    ///
-    /// # Errors
-    /// [`crate::Error::Compile`] with the compiler's log, [`crate::Error::Invalid`] for a workspace of another device.
-    #[cfg_attr(not(feature = "cuda"), allow(unused_variables))]
-    pub fn warm_up(&self, workspace: &mut Workspace) -> Result<()> {
-        match &self.device {
-            #[cfg(feature = "cuda")]
-            Device::Cuda(gpu) => cuda::warm_up(self, gpu, workspace),
-            _ => Ok(()),
-        }
-    }
-
-    /// Encodes the launch into the caller's encoder, on a WebGPU device.
-    #[cfg(feature = "webgpu")]
-    pub fn encode(
-        &self,
-        args: &MergeArgs<'_>,
-        workspace: &mut Workspace,
-        encoder: &mut wgpu::CommandEncoder,
-    ) -> Result<()> {
-        args.validate(self)?;
-        match &self.device {
-            Device::WebGpu(gpu) => webgpu::encode(self, gpu, args, workspace, encoder),
-            other => Err(crate::Error::invalid(problem::OP, "plan", "one made for a WebGPU device", other)),
-        }
-    }
+plan_calls! {
+    /// Merges.
+    MergePlan, MergeArgs
 }
+plan_warm_up!(MergePlan);
 
 /// Every shader variant of the operation as `(name, WGSL)`, for offline validation.
 #[doc(hidden)]

@@ -92,7 +92,7 @@ pub(super) fn ready(plan: &RebasePlan, gpu: &Arc<Gpu>, workspace: &mut Workspace
 }
 
 pub(super) fn run(plan: &RebasePlan, gpu: &Arc<Gpu>, args: &RebaseArgs, workspace: &mut Workspace) -> Result<()> {
-    let (k, [k_page, k_head, k_slot]) = place(gpu, OP, "k", args.k, CHUNK)?;
+    let (k, [k_page, k_head, k_slot]) = place(gpu, OP, "k", args.turning(), CHUNK)?;
     let (delta, [delta_run, delta_head]) = match args.delta {
         Some(delta) => place(gpu, OP, "delta", delta, CHUNK)?,
         None => (0, [0; 2]),

@@ -26,8 +26,16 @@ mod webgpu;
 pub use plan::RebasePlan;
 pub use problem::{RebaseArgs, RebaseProblem};
 
+use crate::calls::{plan_calls, plan_warm_up};
+
 /// The operation's name in messages.
 const OP: &str = "rebase";
+
+plan_calls! {
+    /// Turns the keys of one layer. Twice is twice the shift.
+    RebasePlan, RebaseArgs
+}
+plan_warm_up!(RebasePlan);
 
 /// Name and WGSL text of every kind of variant, for tests that compile them offline.
 #[cfg(feature = "webgpu")]

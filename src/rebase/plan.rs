@@ -1,9 +1,9 @@
 //! [`RebasePlan`]: the validated problem, ready for every layer of its kind. Host arithmetic only.
 
-use super::problem::{RebaseArgs, RebaseProblem};
-use super::{OP, reference};
+use super::OP;
+use super::problem::RebaseProblem;
 use crate::layer::LayerSpec;
-use crate::{Device, Result, Workspace};
+use crate::{Device, Result};
 
 /// One key that moves.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -80,62 +80,6 @@ impl RebasePlan {
         let shifts = self.moves.iter().flat_map(|m| m.shift).map(|s| s as u32);
         places.chain(shifts).chain(self.moves.iter().map(|m| m.run)).collect()
     }
-
-    /// Turns the keys of one layer. Does not wait; allocates nothing after the first run. Twice is twice the shift.
-    ///
-    /// # Errors
-    /// [`crate::Error::Invalid`] if a tensor does not fit the plan, [`crate::Error::Unsupported`] if its strides do not
-    /// suit the device. Nothing is written then.
-    #[cfg_attr(not(any(feature = "webgpu", feature = "cuda")), allow(unused_variables))]
-    pub fn run(&self, args: &RebaseArgs, workspace: &mut Workspace) -> Result<()> {
-        self.validate(args)?;
-        let args = &turned(args);
-        match &self.device {
-            Device::Reference => reference::run(self, args),
-            #[cfg(feature = "cuda")]
-            Device::Cuda(gpu) => super::cuda::run(self, gpu, args, workspace),
-            #[cfg(feature = "webgpu")]
-            Device::WebGpu(gpu) => gpu.run(|encoder| super::webgpu::encode(self, gpu, args, workspace, encoder)),
-        }
-    }
-
-    /// Compiles and uploads what runs on a CUDA device need, so that they can be captured into a graph. Other devices
-    /// need nothing.
-    ///
-    /// # Errors
-    /// [`crate::Error::Compile`] with the compiler's log, [`crate::Error::Invalid`] for a workspace of another device.
-    #[cfg_attr(not(feature = "cuda"), allow(unused_variables))]
-    pub fn warm_up(&self, workspace: &mut Workspace) -> Result<()> {
-        match &self.device {
-            #[cfg(feature = "cuda")]
-            Device::Cuda(gpu) => super::cuda::ready(self, gpu, workspace).map(|_| ()),
-            _ => Ok(()),
-        }
-    }
-
-    /// As [`RebasePlan::run`], into the caller's encoder. Submit it before the workspace serves another plan.
-    #[cfg(feature = "webgpu")]
-    pub fn encode(
-        &self,
-        args: &RebaseArgs,
-        workspace: &mut Workspace,
-        encoder: &mut wgpu::CommandEncoder,
-    ) -> Result<()> {
-        self.validate(args)?;
-        match &self.device {
-            Device::WebGpu(gpu) => super::webgpu::encode(self, gpu, &turned(args), workspace, encoder),
-            other => Err(crate::Error::invalid(OP, "device", "a plan for a WebGPU device", other)),
-        }
-    }
-
-    fn validate(&self, args: &RebaseArgs) -> Result<()> {
-        args.validate(&self.spec, [self.num_pages, self.page_size], self.runs, self.has_delta)
-    }
-}
-
-/// The arguments with the lanes of K that turn: values, be it in the tail of codes.
-fn turned<'a>(args: &RebaseArgs<'a>) -> RebaseArgs<'a> {
-    RebaseArgs { k: args.k.tail().unwrap_or(args.k), ..*args }
 }
 
 impl std::fmt::Display for RebasePlan {
@@ -152,11 +96,5 @@ impl std::fmt::Display for RebasePlan {
             #[cfg(feature = "webgpu")]
             Device::WebGpu(_) => write!(f, "; 1 launch, {}", super::webgpu::describe(self)),
         }
-    }
-}
-
-impl std::fmt::Debug for RebasePlan {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{self}")
     }
 }

@@ -1,6 +1,6 @@
 //! What is asked: [`RebaseProblem`] for the plan, [`RebaseArgs`] for each layer, and their validation.
 
-use super::OP;
+use super::{OP, RebasePlan};
 use crate::kv::Rebased;
 use crate::layer::{LayerConstants, LayerSpec};
 use crate::{DType, Error, Result, Tensor};
@@ -64,8 +64,9 @@ impl RebaseProblem<'_> {
 
 impl RebaseArgs<'_> {
     /// Checks shapes and types; where the memory lies is checked by the device's part.
-    pub(super) fn validate(&self, spec: &LayerSpec, pages: [usize; 2], runs: usize, has_delta: bool) -> Result<()> {
-        let [num_pages, page_size] = pages;
+    pub(super) fn validate(&self, plan: &RebasePlan) -> Result<()> {
+        let (spec, runs, has_delta) = (&plan.spec, plan.runs, plan.has_delta);
+        let (num_pages, page_size) = (plan.num_pages, plan.page_size);
         spec.expect_pages(OP, "k", self.k, &[num_pages, spec.num_kv_heads, page_size, spec.head_dim])?;
         if self.delta.is_some() != has_delta {
             let say = |there| if there { "a delta" } else { "no delta" };
@@ -78,5 +79,10 @@ impl RebaseArgs<'_> {
             }
         }
         self.constants.validate(OP, spec)
+    }
+
+    /// The lanes of K that turn: values, be it in the tail of codes.
+    pub(super) fn turning(&self) -> &Tensor {
+        self.k.tail().unwrap_or(self.k)
     }
 }

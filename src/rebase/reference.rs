@@ -18,7 +18,7 @@ fn host<'a>(name: &'static str, t: &'a Tensor) -> Result<&'a Arc<RwLock<Vec<u8>>
 }
 
 pub(super) fn run(plan: &RebasePlan, args: &RebaseArgs) -> Result<()> {
-    let (spec, k) = (&plan.keys, args.k);
+    let (spec, k) = (&plan.keys, args.turning());
     let delta = match args.delta {
         Some(delta) => Some((delta, lock_read(host("delta", delta)?))),
         None => None,

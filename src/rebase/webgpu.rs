@@ -58,10 +58,10 @@ pub(super) fn encode(
     encoder: &mut wgpu::CommandEncoder,
 ) -> Result<()> {
     let constants = args.constants.buffer.on(gpu, OP, "constants")?;
-    let k = args.k.buffer().on(gpu, OP, "k")?;
+    let k = args.turning().buffer().on(gpu, OP, "k")?;
     let delta = args.delta.map(|t| t.buffer().on(gpu, OP, "delta")).transpose()?;
     let delta_places = args.delta.map_or(Ok([0; 3]), |t| chunks(OP, "delta", t))?;
-    let params = Params::new(plan, chunks(OP, "k", args.k)?, delta_places);
+    let params = Params::new(plan, chunks(OP, "k", args.turning())?, delta_places);
     if plan.tokens() == 0 {
         return Ok(());
     }

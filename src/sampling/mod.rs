@@ -71,9 +71,16 @@ pub(crate) use plan::{row_params, to_normal};
 pub use problem::{SamplingProblem, SamplingRow};
 pub(crate) use reference::{nothing, sample};
 
+use crate::calls::{plan_calls, plan_warm_up};
 use crate::{Buffer, Error, Result};
 
 const OP: &str = "sampling";
+
+plan_calls! {
+    /// Draws every row's token.
+    SamplingPlan, SamplingArgs
+}
+plan_warm_up!(SamplingPlan);
 
 /// The token of a row that has no distribution.
 pub const NO_TOKEN: u32 = u32::MAX;

@@ -1,9 +1,9 @@
 //! Host arithmetic: which variant, which numbers per row. Needs no GPU.
 
 use super::params::RowParams;
-use super::{OP, SamplingOutput, SamplingProblem, SamplingRow, reference};
+use super::{OP, SamplingOutput, SamplingProblem, SamplingRow};
 use crate::backend::{next_plan_id, source::Variant};
-use crate::{Buffer, DType, Device, Error, Result, Steps, Tensor, Workspace};
+use crate::{Buffer, DType, Device, Error, Result, Steps, Tensor};
 
 /// A validated problem with everything a launch needs. Built once per step, or once [for many
 /// steps](SamplingPlan::over), for all rows of the step.
@@ -24,6 +24,35 @@ pub struct SamplingArgs<'a> {
     pub logits: &'a Tensor,
     /// At least [`SamplingOutput::bytes`] bytes; what follows stays as it was.
     pub out: &'a Buffer,
+}
+
+impl SamplingArgs<'_> {
+    pub(super) fn validate(&self, plan: &SamplingPlan) -> Result<()> {
+        let (rows, vocab, dtype) = (plan.problem.rows.len(), plan.problem.vocab, plan.problem.logits_dtype);
+        let logits = self.logits;
+        if logits.shape() != [rows, vocab] {
+            return Err(Error::invalid(
+                OP,
+                "logits shape",
+                format!("[{rows}, {vocab}]"),
+                format!("{:?}", logits.shape()),
+            ));
+        }
+        if logits.dtype() != dtype {
+            return Err(Error::invalid(OP, "logits dtype", dtype, logits.dtype()));
+        }
+        if vocab > 1 && logits.strides()[1] != 1 {
+            return Err(Error::invalid(OP, "logits strides", "1 along the vocabulary", logits.strides()[1]));
+        }
+        let need = SamplingOutput::bytes(rows);
+        if self.out.bytes() < need {
+            return Err(Error::invalid(OP, "out", format!("{need} bytes"), format!("{} bytes", self.out.bytes())));
+        }
+        if self.out.is_same(logits.buffer()) {
+            return Err(Error::invalid(OP, "out", "a buffer of its own", "the buffer of the logits"));
+        }
+        Ok(())
+    }
 }
 
 /// The variant for a storage type, with or without soft cap and counter of steps.
@@ -115,84 +144,6 @@ impl SamplingPlan {
     pub fn problem(&self) -> &SamplingProblem {
         &self.problem
     }
-
-    /// Draws every row's token. Does not wait for the device and allocates nothing after its first use.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] if an argument does not fit the plan, [`Error::Compile`] if the kernel does not compile.
-    #[cfg_attr(
-        not(any(feature = "webgpu", feature = "cuda")),
-        expect(unused_variables, reason = "the reference needs no workspace")
-    )]
-    pub fn run(&self, args: &SamplingArgs<'_>, workspace: &mut Workspace) -> Result<()> {
-        self.check(args)?;
-        match &self.device {
-            Device::Reference => reference::run(self, args),
-            #[cfg(feature = "cuda")]
-            Device::Cuda(gpu) => super::cuda::run(self, gpu, args, workspace),
-            #[cfg(feature = "webgpu")]
-            Device::WebGpu(gpu) => gpu.run(|encoder| super::webgpu::encode(self, gpu, args, workspace, encoder)),
-        }
-    }
-
-    /// Compiles and uploads what runs on a CUDA device need, so that they can be captured into a graph. Other devices
-    /// need nothing.
-    ///
-    /// # Errors
-    /// [`Error::Compile`] with the compiler's log, [`Error::Invalid`] for a workspace of another device.
-    #[cfg_attr(not(feature = "cuda"), allow(unused_variables))]
-    pub fn warm_up(&self, workspace: &mut Workspace) -> Result<()> {
-        match &self.device {
-            #[cfg(feature = "cuda")]
-            Device::Cuda(gpu) => super::cuda::ready(self, gpu, workspace).map(|_| ()),
-            _ => Ok(()),
-        }
-    }
-
-    /// Like [`SamplingPlan::run`], into an encoder that the caller submits.
-    ///
-    /// # Errors
-    /// As [`SamplingPlan::run`], and [`Error::Invalid`] for a plan of another device kind.
-    #[cfg(feature = "webgpu")]
-    pub fn encode(
-        &self,
-        args: &SamplingArgs<'_>,
-        workspace: &mut Workspace,
-        encoder: &mut wgpu::CommandEncoder,
-    ) -> Result<()> {
-        self.check(args)?;
-        match &self.device {
-            Device::WebGpu(gpu) => super::webgpu::encode(self, gpu, args, workspace, encoder),
-            other => Err(Error::invalid(OP, "plan", "one made for a WebGPU device", other)),
-        }
-    }
-
-    fn check(&self, args: &SamplingArgs<'_>) -> Result<()> {
-        let (rows, vocab) = (self.problem.rows.len(), self.problem.vocab);
-        let logits = args.logits;
-        if logits.shape() != [rows, vocab] {
-            return Err(Error::invalid(
-                OP,
-                "logits shape",
-                format!("[{rows}, {vocab}]"),
-                format!("{:?}", logits.shape()),
-            ));
-        }
-        if logits.dtype() != self.problem.logits_dtype {
-            return Err(Error::invalid(OP, "logits dtype", self.problem.logits_dtype, logits.dtype()));
-        }
-        if vocab > 1 && logits.strides()[1] != 1 {
-            return Err(Error::invalid(OP, "logits strides", "1 along the vocabulary", logits.strides()[1]));
-        }
-        let need = SamplingOutput::bytes(rows);
-        if args.out.bytes() < need {
-            return Err(Error::invalid(OP, "out", format!("{need} bytes"), format!("{} bytes", args.out.bytes())));
-        }
-        if args.out.is_same(logits.buffer()) {
-            return Err(Error::invalid(OP, "out", "a buffer of its own", "the buffer of the logits"));
-        }
-        Ok(())
-    }
 }
 
 impl std::fmt::Display for SamplingPlan {
@@ -210,12 +161,6 @@ impl std::fmt::Display for SamplingPlan {
             count(|r| r.top_p != 0),
             count(|r| r.confidence != 0),
         )
-    }
-}
-
-impl std::fmt::Debug for SamplingPlan {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{self}")
     }
 }
 

@@ -24,56 +24,15 @@ mod webgpu;
 pub use plan::SelectPlan;
 pub use problem::{SelectArgs, SelectProblem, SelectSpec};
 
-use crate::{Device, Result, Workspace};
+use crate::calls::{plan_calls, plan_warm_up};
 
 const OP: &str = "select";
 
-impl SelectPlan {
-    /// Scores and chooses. Allocates nothing after the first call with the same arguments and never waits.
-    ///
-    /// # Errors
-    /// [`crate::Error`] when an argument does not fit the plan; nothing is written then.
-    #[cfg_attr(not(any(feature = "webgpu", feature = "cuda")), allow(unused_variables))]
-    pub fn run(&self, args: &SelectArgs<'_>, workspace: &mut Workspace) -> Result<()> {
-        args.validate(self)?;
-        match &self.device {
-            Device::Reference => reference::run(self, args),
-            #[cfg(feature = "cuda")]
-            Device::Cuda(gpu) => cuda::run(self, gpu, args, workspace),
-            #[cfg(feature = "webgpu")]
-            Device::WebGpu(gpu) => gpu.run(|encoder| webgpu::encode(self, gpu, args, workspace, encoder)),
-        }
-    }
-
-    /// Compiles and uploads what runs on a CUDA device need, so that they can be captured into a graph. Other devices need
-    /// nothing.
-    ///
-    /// # Errors
-    /// [`crate::Error::Compile`] with the compiler's log, [`crate::Error::Invalid`] for a workspace of another device.
-    #[cfg_attr(not(feature = "cuda"), allow(unused_variables))]
-    pub fn warm_up(&self, workspace: &mut Workspace) -> Result<()> {
-        match &self.device {
-            #[cfg(feature = "cuda")]
-            Device::Cuda(gpu) => cuda::ready(self, gpu, workspace).map(|_| ()),
-            _ => Ok(()),
-        }
-    }
-
-    /// Encodes the launch into the caller's encoder, on a WebGPU device.
-    #[cfg(feature = "webgpu")]
-    pub fn encode(
-        &self,
-        args: &SelectArgs<'_>,
-        workspace: &mut Workspace,
-        encoder: &mut wgpu::CommandEncoder,
-    ) -> Result<()> {
-        args.validate(self)?;
-        match &self.device {
-            Device::WebGpu(gpu) => webgpu::encode(self, gpu, args, workspace, encoder),
-            other => Err(crate::Error::invalid(OP, "plan", "one made for a WebGPU device", other)),
-        }
-    }
+plan_calls! {
+    /// Scores and chooses.
+    SelectPlan, SelectArgs
 }
+plan_warm_up!(SelectPlan);
 
 /// Every shader variant of the operation as `(name, WGSL)`, for offline validation.
 #[doc(hidden)]

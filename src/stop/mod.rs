@@ -53,8 +53,16 @@ pub use plan::StopPlan;
 pub use problem::{StopArgs, StopProblem, StopRow};
 pub use state::{Slot, StopState, Stopped};
 
+use crate::calls::{plan_calls, plan_warm_up};
+
 /// The operation's name in messages.
 const OP: &str = "stop";
+
+plan_calls! {
+    /// Takes a draw of every row into the state.
+    StopPlan, StopArgs
+}
+plan_warm_up!(StopPlan);
 
 /// Name and text of the WGSL variants, for the checks of the shaders.
 #[cfg(feature = "webgpu")]

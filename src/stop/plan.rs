@@ -1,8 +1,8 @@
 //! [`StopPlan`]: the rules as tables. Host arithmetic only.
 
-use super::problem::{StopArgs, StopProblem};
-use super::{OP, StopRow, reference};
-use crate::{Device, Error, Result, Steps, Workspace};
+use super::problem::StopProblem;
+use super::{OP, StopRow};
+use crate::{Device, Error, Result, Steps};
 
 /// A validated [`StopProblem`] on a device. It serves every step of the same rows.
 #[derive(Clone)]
@@ -64,46 +64,6 @@ impl StopPlan {
         let rows = self.rows.iter().flat_map(|row| [row.slot, row.budget]);
         rows.chain(self.end_tokens.iter().copied()).collect()
     }
-
-    /// Takes a draw of every row into the state. Does not wait; allocates nothing after the first run.
-    ///
-    /// # Errors
-    /// [`crate::Error::Invalid`] if the buffer or the state does not fit the plan.
-    #[cfg_attr(not(any(feature = "webgpu", feature = "cuda")), allow(unused_variables))]
-    pub fn run(&self, args: &StopArgs, workspace: &mut Workspace) -> Result<()> {
-        args.validate(self.rows.len(), self.slots, self.window)?;
-        match &self.device {
-            Device::Reference => reference::run(self, args),
-            #[cfg(feature = "cuda")]
-            Device::Cuda(gpu) => super::cuda::run(self, gpu, args, workspace),
-            #[cfg(feature = "webgpu")]
-            Device::WebGpu(gpu) => gpu.run(|encoder| super::webgpu::encode(self, gpu, args, workspace, encoder)),
-        }
-    }
-
-    /// Compiles and uploads what runs on a CUDA device need, so that they can be captured into a graph. Other devices
-    /// need nothing.
-    ///
-    /// # Errors
-    /// [`crate::Error::Compile`] with the compiler's log, [`crate::Error::Invalid`] for a workspace of another device.
-    #[cfg_attr(not(feature = "cuda"), allow(unused_variables))]
-    pub fn warm_up(&self, workspace: &mut Workspace) -> Result<()> {
-        match &self.device {
-            #[cfg(feature = "cuda")]
-            Device::Cuda(gpu) => super::cuda::ready(self, gpu, workspace).map(|_| ()),
-            _ => Ok(()),
-        }
-    }
-
-    /// As [`StopPlan::run`], into the caller's encoder. Submit it before the workspace serves another plan.
-    #[cfg(feature = "webgpu")]
-    pub fn encode(&self, args: &StopArgs, workspace: &mut Workspace, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
-        args.validate(self.rows.len(), self.slots, self.window)?;
-        match &self.device {
-            Device::WebGpu(gpu) => super::webgpu::encode(self, gpu, args, workspace, encoder),
-            other => Err(Error::invalid(OP, "device", "a plan for a WebGPU device", other)),
-        }
-    }
 }
 
 impl std::fmt::Display for StopPlan {
@@ -111,11 +71,5 @@ impl std::fmt::Display for StopPlan {
         write!(f, "{OP} on {}: {} rows of {} slots", self.device, self.rows.len(), self.slots)?;
         write!(f, ", groups of {} below {}, {} end tokens", self.window, self.threshold, self.end_tokens.len())?;
         self.steps.as_ref().map_or(Ok(()), |steps| write!(f, ", {} steps", steps.room()))
-    }
-}
-
-impl std::fmt::Debug for StopPlan {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{self}")
     }
 }

@@ -1,6 +1,6 @@
 //! What is asked: the rules, whose the rows are, and the memory of a run.
 
-use super::{OP, StopState};
+use super::{OP, StopPlan, StopState};
 use crate::{Buffer, Error, Result};
 
 /// Whose row it is, and how long the agent may go on.
@@ -65,7 +65,8 @@ impl StopProblem<'_> {
 }
 
 impl StopArgs<'_> {
-    pub(super) fn validate(&self, rows: usize, slots: usize, window: usize) -> Result<()> {
+    pub(super) fn validate(&self, plan: &StopPlan) -> Result<()> {
+        let (rows, slots, window) = (plan.rows.len(), plan.slots, plan.window);
         let (have, need) = (self.sampled.bytes(), rows * 16);
         if have < need {
             return Err(Error::invalid(OP, "sampled", format!("{need} bytes"), format!("{have} bytes")));

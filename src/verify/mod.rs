@@ -49,10 +49,17 @@ mod webgpu;
 pub use plan::VerifyPlan;
 pub use problem::{DraftTree, VerifyArgs, VerifyProblem};
 
+use crate::calls::{plan_calls, plan_warm_up};
 use crate::{Buffer, Error, Result};
 
 /// The operation's name in messages.
 const OP: &str = "verify";
+
+plan_calls! {
+    /// Accepts what it can.
+    VerifyPlan, VerifyArgs
+}
+plan_warm_up!(VerifyPlan);
 
 /// What a place of the path holds behind its end.
 const NO_ROW: u32 = u32::MAX;

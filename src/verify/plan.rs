@@ -1,8 +1,8 @@
 //! [`VerifyPlan`]: the trees as tables. Host arithmetic only.
 
-use super::problem::{VerifyArgs, VerifyProblem};
-use super::{DraftTree, OP, reference};
-use crate::{Device, Result, Workspace};
+use super::problem::VerifyProblem;
+use super::{DraftTree, OP};
+use crate::{Device, Result};
 
 /// A validated [`VerifyProblem`] on a device.
 #[derive(Clone)]
@@ -53,62 +53,11 @@ impl VerifyPlan {
         tables.extend(self.trees.iter().flat_map(|tree| &tree.parents));
         tables
     }
-
-    /// Accepts what it can. Does not wait; allocates nothing after the first run.
-    ///
-    /// # Errors
-    /// [`crate::Error::Invalid`] if a buffer does not fit the plan.
-    #[cfg_attr(not(any(feature = "webgpu", feature = "cuda")), allow(unused_variables))]
-    pub fn run(&self, args: &VerifyArgs, workspace: &mut Workspace) -> Result<()> {
-        args.validate(self.rows, self.output_bytes())?;
-        match &self.device {
-            Device::Reference => reference::run(self, args),
-            #[cfg(feature = "cuda")]
-            Device::Cuda(gpu) => super::cuda::run(self, gpu, args, workspace),
-            #[cfg(feature = "webgpu")]
-            Device::WebGpu(gpu) => gpu.run(|encoder| super::webgpu::encode(self, gpu, args, workspace, encoder)),
-        }
-    }
-
-    /// Compiles and uploads what runs on a CUDA device need, so that they can be captured into a graph. Other devices
-    /// need nothing.
-    ///
-    /// # Errors
-    /// [`crate::Error::Compile`] with the compiler's log, [`crate::Error::Invalid`] for a workspace of another device.
-    #[cfg_attr(not(feature = "cuda"), allow(unused_variables))]
-    pub fn warm_up(&self, workspace: &mut Workspace) -> Result<()> {
-        match &self.device {
-            #[cfg(feature = "cuda")]
-            Device::Cuda(gpu) => super::cuda::ready(self, gpu, workspace).map(|_| ()),
-            _ => Ok(()),
-        }
-    }
-
-    /// As [`VerifyPlan::run`], into the caller's encoder. Submit it before the workspace serves another plan.
-    #[cfg(feature = "webgpu")]
-    pub fn encode(
-        &self,
-        args: &VerifyArgs,
-        workspace: &mut Workspace,
-        encoder: &mut wgpu::CommandEncoder,
-    ) -> Result<()> {
-        args.validate(self.rows, self.output_bytes())?;
-        match &self.device {
-            Device::WebGpu(gpu) => super::webgpu::encode(self, gpu, args, workspace, encoder),
-            other => Err(crate::Error::invalid(OP, "device", "a plan for a WebGPU device", other)),
-        }
-    }
 }
 
 impl std::fmt::Display for VerifyPlan {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let drafts: usize = self.trees.iter().map(|t| t.parents.len()).sum();
         write!(f, "{OP} on {}: {drafts} drafts of {} sequences", self.device, self.sequences())
-    }
-}
-
-impl std::fmt::Debug for VerifyPlan {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{self}")
     }
 }

@@ -1,6 +1,6 @@
 //! What is asked: the trees of drafts, and the memory of a run.
 
-use super::OP;
+use super::{OP, VerifyPlan};
 use crate::{Buffer, Error, Result};
 
 /// The drafts of one sequence: a block is a chain, a tree has several children at a place.
@@ -87,7 +87,8 @@ impl VerifyProblem<'_> {
 }
 
 impl VerifyArgs<'_> {
-    pub(super) fn validate(&self, rows: usize, output_bytes: usize) -> Result<()> {
+    pub(super) fn validate(&self, plan: &VerifyPlan) -> Result<()> {
+        let (rows, output_bytes) = (plan.rows, plan.output_bytes());
         for (name, buffer, need) in
             [("sampled", self.sampled, rows * 16), ("drafts", self.drafts, rows * 4), ("out", self.out, output_bytes)]
         {
