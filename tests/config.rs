@@ -97,6 +97,25 @@ fn published_sizes_give_the_presets() {
     }
 }
 
+/// Ministral has windows on the layers that its types name; a model without a window cannot have them.
+#[test]
+fn windows_are_where_the_types_say() {
+    let json = MISTRAL.replace("\"mistral\"", "\"ministral\"");
+    let count = read(&json).layers.len();
+    let mut types = vec!["full_attention"; count];
+    types[3] = "sliding_attention";
+    let types = serde_json::to_string(&types).unwrap();
+    let model = read(&with(&json, "layer_types", &types));
+    assert_same(model.kind(3).unwrap(), &LayerSpec::mistral_window(), "window");
+    assert_eq!(model.kind(4).unwrap().lifetimes, Lifetimes::causal());
+    refused(&with(&with(&json, "layer_types", &types), "sliding_window", "null"), "sliding_window");
+
+    // Written by configs that do not use it.
+    let unused = r#"{"model_type": "qwen2_moe", "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "num_hidden_layers": 1, "rope_theta": 1e6, "use_sliding_window": false, "sliding_window": 0}"#;
+    assert_eq!(read(unused).kind(0).unwrap().lifetimes, Lifetimes::causal());
+}
+
 /// Newer configs say what differs in each global layer; those of more than ten layers write `"05"`.
 #[test]
 fn layers_with_shapes_of_their_own_may_be_written_with_leading_zeros() {

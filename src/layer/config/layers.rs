@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::fields::Fields;
 use crate::Result;
+use crate::kv::Lifetimes;
 use crate::layer::LayerSpec;
 use crate::layer::model::{ModelLayer, ModelSpec};
 
@@ -81,3 +82,19 @@ pub(super) fn unknown_type(fields: &Fields, of: &str, supported: &str) -> crate:
 pub(super) const WINDOW: &str = "sliding_attention";
 /// See [`WINDOW`].
 pub(super) const FULL: &str = "full_attention";
+
+/// A model whose layers differ by a window alone.
+pub(super) fn window_by_type(
+    fields: &Fields,
+    name: &str,
+    full: &LayerSpec,
+    window: Option<i32>,
+    default: impl Fn(usize, usize) -> &'static str,
+) -> Result<ModelSpec> {
+    by_type(name, &layer_types(fields, default)?, |of| match (of, window) {
+        (FULL, _) => Ok(Some(full.clone())),
+        (WINDOW, Some(window)) => Ok(Some(LayerSpec { lifetimes: Lifetimes::window(window), ..full.clone() })),
+        (WINDOW, None) => Err(fields.wrong("sliding_window", "given and used", "neither")),
+        (other, _) => Err(unknown_type(fields, other, "sliding_attention and full_attention")),
+    })
+}

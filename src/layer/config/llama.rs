@@ -1,14 +1,14 @@
 //! Llama 3, Llama 4, Llama 3.2 Vision and the Mistral models.
 
 use super::fields::Fields;
-use super::layers::{FULL, by_type, heads, layer_types, unknown_type};
+use super::layers::{FULL, WINDOW, by_type, heads, layer_types, unknown_type, window_by_type};
 use super::rope::RopeConfig;
 use crate::Result;
 use crate::kv::{Birth, Death, Lifetime, Lifetimes, Modality};
 use crate::layer::model::ModelSpec;
 use crate::layer::{LayerSpec, Norm, Pairing, Temperature};
 
-/// One kind of layer: causal, or with Mistral's window, which counts the query's own slot.
+/// Causal, or with Mistral's window, which counts the query's own slot; Ministral has layers of both kinds.
 pub(super) fn decoder(fields: &Fields, name: &str) -> Result<ModelSpec> {
     let base = heads(fields)?;
     let theta = if name == "llama" { 1e4 } else { 1e6 };
@@ -22,15 +22,10 @@ pub(super) fn decoder(fields: &Fields, name: &str) -> Result<ModelSpec> {
         return Err(fields.unsupported("llama_4_scaling_beta", "a number", "ministral3 models with it"));
     }
     let window = if name == "llama" { None } else { fields.slots_if("sliding_window")? };
-    let kind = LayerSpec {
-        rope: Some(rope.rope(fields, base.head_dim, Pairing::Half)?),
-        q_temperature: temperature,
-        lifetimes: window.map_or(Lifetimes::causal(), Lifetimes::window),
-        ..base
-    };
+    let full =
+        LayerSpec { rope: Some(rope.rope(fields, base.head_dim, Pairing::Half)?), q_temperature: temperature, ..base };
     fields.skip(&["pretraining_tp"]);
-    let types = vec![FULL.to_string(); fields.usize("num_hidden_layers")?];
-    by_type(name, &types, |_| Ok(Some(kind.clone())))
+    window_by_type(fields, name, &full, window, |_, _| if window.is_some() { WINDOW } else { FULL })
 }
 
 /// Chunked layers that turn (adjacent pairs, then a weightless norm, which commutes), and full layers that do not, with a

@@ -94,7 +94,7 @@ fn read(fields: &Fields, around: Around) -> Result<ModelSpec> {
         "muse_spark_text" | "muse_glimmer_text" => muse::decoder(fields, name)?,
         "muse_glimmer_assistant" => muse::drafter(fields)?,
         "muse_spark_vision" | "muse_glimmer_vision" => muse::vision(fields)?,
-        "llama" | "mistral" | "mixtral" | "ministral3" => llama::decoder(fields, name)?,
+        "llama" | "mistral" | "mixtral" | "ministral" | "ministral3" => llama::decoder(fields, name)?,
         "llama4_text" => llama::llama4(fields)?,
         "mllama_text_model" => llama::with_cross_layers(fields)?,
         "gemma" => gemma::first(fields, around.model_type)?,
@@ -103,7 +103,9 @@ fn read(fields: &Fields, around: Around) -> Result<ModelSpec> {
         "gemma3n_text" => gemma::third_n(fields)?,
         "gemma4_text" | "gemma4_unified_text" => gemma::fourth(fields)?,
         "qwen2" if around.model_type == Some("bagel") || fields.get("layer_module").is_some() => qwen::bagel(fields)?,
-        "qwen2" | "qwen2_vl" | "qwen2_vl_text" | "qwen2_5_vl" | "qwen2_5_vl_text" => qwen::second(fields, name)?,
+        "qwen2" | "qwen2_moe" | "qwen2_vl" | "qwen2_vl_text" | "qwen2_5_vl" | "qwen2_5_vl_text" => {
+            qwen::second(fields, name)?
+        }
         "qwen3" | "qwen3_moe" | "qwen3_vl_text" | "qwen3_vl_moe_text" => qwen::third(fields, name)?,
         "qwen3_5_text" | "qwen3_5_moe_text" => qwen::gated(fields)?,
         "deepseek_v3" | "deepseek_v32" | "kimi_k2" => latent::decoder(fields, name)?,
@@ -114,13 +116,14 @@ fn read(fields: &Fields, around: Around) -> Result<ModelSpec> {
         "gpt_oss" => decoders::gpt_oss(fields)?,
         "mimo_v2_flash" => decoders::mimo(fields)?,
         "modernbert" => encoders::modernbert(fields)?,
-        "siglip_vision_model" => encoders::siglip(fields)?,
+        "siglip_vision_model" | "siglip2_vision_model" => encoders::siglip(fields)?,
         "FluxTransformer2DModel" => encoders::flux(fields)?,
         other => {
-            let supported = "muse_spark, muse_glimmer and its assistant, llama, mistral, mixtral, ministral3, llama4, mllama, \
+            let supported = "muse_spark, muse_glimmer and its assistant, llama, mistral, mixtral, ministral, ministral3, llama4, mllama, \
                              gemma to gemma4, gemma3n, paligemma, glm4v, glm4v_moe, qwen2 to qwen3_5 with their vl and moe kinds, deepseek_v3, deepseek_v32, kimi_k2, \
                              kimi_linear, minimax_m1, minimax_text_01, gpt_oss, mimo_v2_flash, bagel, modernbert, \
-                             siglip_vision_model, FluxTransformer2DModel";
+                             siglip_vision_model, siglip2_vision_model, \
+                             FluxTransformer2DModel";
             return Err(fields.unsupported("model_type", other, supported));
         }
     };

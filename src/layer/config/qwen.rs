@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::fields::Fields;
-use super::layers::{FULL, WINDOW, by_type, heads, layer_types, unknown_type};
+use super::layers::{FULL, WINDOW, by_type, heads, layer_types, unknown_type, window_by_type};
 use super::rope::RopeConfig;
 use crate::Result;
 use crate::kv::{Birth, Death, Lifetimes, Modality};
@@ -13,15 +13,11 @@ use crate::layer::{Gate, LayerSpec, Norm, Pairing};
 /// Layer types where a window, if it is used at all, begins at a layer; the kinds then differ by the window alone.
 fn windows(fields: &Fields, name: &str, base: LayerSpec) -> Result<ModelSpec> {
     let is_used = fields.bool_if("use_sliding_window")?.unwrap_or(false);
-    let window = fields.slots_if("sliding_window")?.filter(|_| is_used);
+    fields.skip(&["sliding_window"]); // 0 where it is not used
+    let window = if is_used { fields.slots_if("sliding_window")? } else { None };
     let first = fields.usize_if("max_window_layers")?.unwrap_or(0);
-    let types = layer_types(fields, |i, _| if window.is_some() && i >= first { WINDOW } else { FULL })?;
-    by_type(name, &types, |of| match (of, window) {
-        (FULL, _) => Ok(Some(base.clone())),
-        (WINDOW, Some(window)) => Ok(Some(LayerSpec { lifetimes: Lifetimes::window(window), ..base.clone() })),
-        (WINDOW, None) => Err(fields.wrong("sliding_window", "given and used", "neither")),
-        (other, _) => Err(unknown_type(fields, other, "sliding_attention and full_attention")),
-    })
+    let default = |i, _| if window.is_some() && i >= first { WINDOW } else { FULL };
+    window_by_type(fields, name, &base, window, default)
 }
 
 /// Qwen2, Qwen2-VL and Qwen2.5-VL: contiguous sections where there are images. A published config of the latter has no
@@ -29,7 +25,7 @@ fn windows(fields: &Fields, name: &str, base: LayerSpec) -> Result<ModelSpec> {
 pub(super) fn second(fields: &Fields, name: &str) -> Result<ModelSpec> {
     let base = heads(fields)?;
     let rope = RopeConfig::read(fields, None, Some(1e4))?;
-    let rope = if name == "qwen2" { rope } else { rope.or_sections(&[16, 24, 24], false) };
+    let rope = if matches!(name, "qwen2" | "qwen2_moe") { rope } else { rope.or_sections(&[16, 24, 24], false) };
     let base = LayerSpec { rope: Some(rope.rope(fields, base.head_dim, Pairing::Half)?), ..base };
     fields.skip(&["vision_config"]);
     windows(fields, name, base)
