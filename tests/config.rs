@@ -2,8 +2,8 @@
 //! give the presets, and what may change the attention is never passed over.
 //!
 //! Planted and seen red: Gemma 3's scaling on window layers too, layers of Kimi Linear counted from 0, MiMo's window as if it
-//! counted the query's own slot (published sizes); half of ModernBERT's window forgotten (recordings); the account of
-//! fields read left out (unknown fields).
+//! counted the query's own slot (published sizes); half of ModernBERT's window forgotten (recordings); PaliGemma 2's prefix
+//! within the window (both); the account of fields read left out (unknown fields).
 #![cfg(feature = "config")]
 mod harness;
 

@@ -3,7 +3,9 @@
 //! Planted and seen red: a window one key too wide in the kernel, an image born at the key's slot in the definition
 //! (mask and path); outputs not rescaled when the maximum grows (path); exponents of an axial rotation over both axes,
 //! YaRN's factor left out (path); chunks counted from slot 1 (mask, path, attention alone); one token too many seen in
-//! the shader for subgroups (mask and path).
+//! the shader for subgroups (mask and path); an index score without its floor of 0, in the shader and in the CUDA kernel, and
+//! index lanes that turn in adjacent pairs (mask of DeepSeek V3.2); FLUX's text with the image's norms (path); PaliGemma 2's
+//! prefix within the window, the first image of Llama 3.2 seen behind the second (mask, path, attention alone).
 mod harness;
 
 use colatent::attention::{AttentionArgs, AttentionPlan, AttentionProblem, QueryRows};
