@@ -132,6 +132,9 @@ fn layers_with_shapes_of_their_own_may_be_written_with_leading_zeros() {
         let model = read(&config.to_string());
         assert_same(model.kind(11).unwrap(), &LayerSpec::gemma4_full(), numbers[0]);
     }
+    // A config without layers may have the field as well.
+    let none = with(&with(&with(GEMMA4, "num_hidden_layers", "0"), "layer_types", "[]"), "per_layer_config", "{}");
+    assert!(read(&none).kinds.is_empty());
 }
 
 /// Configs in this format are of converted checkpoints.

@@ -185,8 +185,8 @@ pub const DEEPSEEK_V32: &str = r#"{"model_type": "deepseek_v32", "index_head_dim
   "sigmoid", "topk_group": 4, "topk_method": "noaux_tc", "v_head_dim": 128}"#;
 
 /// C: moonshotai/Kimi-K2.5.
-pub const KIMI_K25: &str = r#"{"model_type": "kimi_k25", "ignore_index": -100, "projection_layer_norm_eps": 1e-05, "text_config": {"add_cross_attention": false,
-  "chunk_size_feed_forward": 0, "cross_attention_hidden_size": null, "is_encoder_decoder": false, "kv_lora_rank": 512,
+pub const KIMI_K25: &str = r#"{"model_type": "kimi_k25", "ignore_index": -100, "projection_layer_norm_eps": 1e-05,
+  "text_config": {"add_cross_attention": false, "chunk_size_feed_forward": 0, "cross_attention_hidden_size": null, "is_encoder_decoder": false, "kv_lora_rank": 512,
   "model_type": "kimi_k2", "num_attention_heads": 64, "num_hidden_layers": 61, "num_key_value_heads": 64, "prefix": null,
   "pruned_heads": {}, "q_lora_rank": 1536, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "rope_scaling": {"beta_fast": 32.0,
   "beta_slow": 1.0, "factor": 64.0, "mscale": 1.0, "mscale_all_dim": 1.0, "original_max_position_embeddings": 4096, "type":

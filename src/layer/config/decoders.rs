@@ -1,7 +1,7 @@
 //! Decoders that are a family of their own: gpt-oss, MiniMax, MiMo.
 
 use super::fields::Fields;
-use super::layers::{FULL, WINDOW, by_type, heads, layer_types, unknown_type};
+use super::layers::{FULL, WINDOW, by_type, heads, layer_types, unknown_type, window_by_type};
 use super::rope::RopeConfig;
 use crate::Result;
 use crate::kv::Lifetimes;
@@ -15,12 +15,7 @@ pub(super) fn gpt_oss(fields: &Fields) -> Result<ModelSpec> {
     let base = LayerSpec { sinks: true, rope: Some(rope.rope(fields, base.head_dim, Pairing::Half)?), ..base };
     let window = fields.slots_if("sliding_window")?.unwrap_or(128);
     fields.skip(&["initial_context_length"]);
-    let types = layer_types(fields, |i, _| if (i + 1) % 2 == 1 { WINDOW } else { FULL })?;
-    by_type("gpt_oss", &types, |of| match of {
-        FULL => Ok(Some(base.clone())),
-        WINDOW => Ok(Some(LayerSpec { lifetimes: Lifetimes::window(window), ..base.clone() })),
-        other => Err(unknown_type(fields, other, "sliding_attention and full_attention")),
-    })
+    window_by_type(fields, "gpt_oss", &base, Some(window), |i, _| if (i + 1) % 2 == 1 { WINDOW } else { FULL })
 }
 
 /// MiniMax M1 and Text-01: softmax attention where `attn_type_list` has a 1, linear attention elsewhere; half of the head

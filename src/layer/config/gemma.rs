@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::fields::Fields;
-use super::layers::{FULL, WINDOW, by_type, heads_or, layer_types, unknown_type};
+use super::layers::{FULL, WINDOW, by_type, heads_or, layer_types, unknown_type, window_by_type};
 use super::rope::RopeConfig;
 use crate::Result;
 use crate::kv::{Birth, Death, Lifetimes, Modality};
@@ -13,6 +13,15 @@ use crate::layer::{LayerSpec, Norm, Pairing};
 /// Images that see themselves, on top of the lifetimes of text.
 fn with_images(lifetimes: Lifetimes) -> Lifetimes {
     let death = lifetimes.get(Modality::Image).death;
+    lifetimes.with(Modality::Image, Birth::SpanStart, death)
+}
+
+/// A prefix, appended as one span of images, that sees itself as a whole, on top of the lifetimes of text.
+fn with_prefix(lifetimes: Lifetimes) -> Lifetimes {
+    let death = match lifetimes.get(Modality::Text).death {
+        Death::Window(window) => Death::WindowOrSpan(window),
+        other => other,
+    };
     lifetimes.with(Modality::Image, Birth::SpanStart, death)
 }
 
@@ -26,7 +35,7 @@ pub(super) fn first(fields: &Fields, around: Option<&str>) -> Result<ModelSpec> 
     let rope = RopeConfig::read(fields, None, Some(1e4))?.rope(fields, base.head_dim, Pairing::Half)?;
     let is_prefix = around == Some("paligemma");
     fields.expect("use_bidirectional_attention", Value::Bool(is_prefix))?;
-    let lifetimes = if is_prefix { with_images(Lifetimes::causal()) } else { Lifetimes::causal() };
+    let lifetimes = if is_prefix { with_prefix(Lifetimes::causal()) } else { Lifetimes::causal() };
     let kind = LayerSpec { rope: Some(rope), lifetimes, ..base };
     let types = vec![FULL.to_string(); fields.usize("num_hidden_layers")?];
     by_type(around.unwrap_or("gemma"), &types, |_| Ok(Some(kind.clone())))
@@ -52,16 +61,12 @@ pub(super) fn second(fields: &Fields, around: Option<&str>) -> Result<ModelSpec>
     };
     let window = fields.slots_if("sliding_window")?.unwrap_or(4096);
     fields.skip(&["cache_implementation", "sliding_window_size"]);
-    let types = layer_types(fields, |i, _| if (i + 1) % 2 == 1 { WINDOW } else { FULL })?;
-    by_type(around.unwrap_or("gemma2"), &types, |of| {
-        let (lifetimes, death) = match of {
-            FULL => (Lifetimes::causal(), Death::Never),
-            WINDOW => (Lifetimes::window(window), Death::WindowOrSpan(window)),
-            other => return Err(unknown_type(fields, other, "sliding_attention and full_attention")),
-        };
-        let lifetimes = if is_prefix { lifetimes.with(Modality::Image, Birth::SpanStart, death) } else { lifetimes };
-        Ok(Some(LayerSpec { lifetimes, ..base.clone() }))
-    })
+    let default = |i, _| if (i + 1) % 2 == 1 { WINDOW } else { FULL };
+    let mut model = window_by_type(fields, around.unwrap_or("gemma2"), &base, Some(window), default)?;
+    if is_prefix {
+        model.kinds.iter_mut().for_each(|kind| kind.lifetimes = with_prefix(kind.lifetimes));
+    }
+    Ok(model)
 }
 
 /// Five window layers to a global one; images see themselves on all of them, within the window on window layers.
@@ -212,7 +217,7 @@ fn global_layers(fields: &Fields, base: &LayerSpec, types: &[String]) -> Result<
         return Ok((named_dim.unwrap_or(512), heads));
     };
     let mut found = None;
-    let digits = (types.len() - 1).to_string().len(); // layers may be written with leading zeros
+    let digits = types.len().saturating_sub(1).to_string().len(); // layers may be written with leading zeros
     for (layer, _) in types.iter().enumerate().filter(|(_, of)| *of == FULL) {
         let mut numbers = (base.head_dim, base.num_kv_heads);
         let padded = format!("{layer:0digits$}");

@@ -119,11 +119,11 @@ fn read(fields: &Fields, around: Around) -> Result<ModelSpec> {
         "siglip_vision_model" | "siglip2_vision_model" => encoders::siglip(fields)?,
         "FluxTransformer2DModel" => encoders::flux(fields)?,
         other => {
-            let supported = "muse_spark, muse_glimmer and its assistant, llama, mistral, mixtral, ministral, ministral3, llama4, mllama, \
-                             gemma to gemma4, gemma3n, paligemma, glm4v, glm4v_moe, qwen2 to qwen3_5 with their vl and moe kinds, deepseek_v3, deepseek_v32, kimi_k2, \
-                             kimi_linear, minimax_m1, minimax_text_01, gpt_oss, mimo_v2_flash, bagel, modernbert, \
-                             siglip_vision_model, siglip2_vision_model, \
-                             FluxTransformer2DModel";
+            let supported = "muse_spark, muse_glimmer and its assistant, llama, mistral, mixtral, ministral, ministral3, \
+                             llama4, mllama, gemma to gemma4, gemma3n, paligemma, glm4v, glm4v_moe, qwen2 to qwen3_5 with \
+                             their vl and moe kinds, deepseek_v3, deepseek_v32, kimi_k2, kimi_linear, minimax_m1, \
+                             minimax_text_01, gpt_oss, mimo_v2_flash, bagel, modernbert, siglip_vision_model, \
+                             siglip2_vision_model, FluxTransformer2DModel";
             return Err(fields.unsupported("model_type", other, supported));
         }
     };
@@ -166,12 +166,7 @@ fn wrapper(fields: &Fields, name: &str) -> Result<()> {
         return Err(fields.unsupported("model_type", name, &format!("around a text_config: {}", decoders.join(", "))));
     }
     fields.skip(&["vision_config", "audio_config", "use_unified_vision_chunk", "multimodal_projector_bias"]);
-    fields.skip(&[
-        "vision_feature_layer",
-        "spatial_merge_size",
-        "projector_ln_eps",
-        "projection_layer_norm_eps",
-        "use_global_head",
-    ]);
+    fields.skip(&["projector_ln_eps", "projection_layer_norm_eps"]);
+    fields.skip(&["vision_feature_layer", "spatial_merge_size", "use_global_head"]);
     fields.finish()
 }

@@ -38,8 +38,8 @@ impl LayerSpec {
     /// Llama 3.2 Vision 11B, cross-attention layer: 32/8 heads of 128, no rotation, weighted QK norm, and only the tokens of
     /// images are seen, those of text have no keys. A row that sees no image gives zeros; the published code lets such a
     /// row see all images and then drops most of what it made. An image is seen by all text behind it; where a second
-    /// image shall hide the first one, give the rows behind it a gap. A view of images alone, with the rows of text behind
-    /// them, says all of this with gaps, and a row in front of the first image by none.
+    /// image shall hide the first one, give the rows behind it a gap. Where all images are put in front of all text, a row's
+    /// gap hides those that it does not see, and a row without one sees them all, as in the published code.
     pub fn llama32_vision_cross() -> Self {
         let hidden = Lifetime { birth: Birth::Causal, death: Death::At(0) };
         LayerSpec {
