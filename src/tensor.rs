@@ -133,6 +133,14 @@ impl Buffer {
         self.bytes
     }
 
+    /// Checks an operation's argument: so many bytes, or more.
+    pub(crate) fn expect_bytes(&self, op: &'static str, argument: &'static str, bytes: usize) -> Result<()> {
+        if self.bytes < bytes {
+            return Err(Error::invalid(op, argument, format!("{bytes} bytes"), format!("{} bytes", self.bytes)));
+        }
+        Ok(())
+    }
+
     /// Whether two handles name the same memory; on CUDA, whether they have a byte in common.
     pub fn is_same(&self, other: &Buffer) -> bool {
         match (&self.memory, &other.memory) {

@@ -44,10 +44,10 @@ plan_calls! {
 }
 plan_warm_up!(AttentionPlan);
 
+#[cfg(feature = "cuda")]
 impl AttentionPlan {
     /// Merges the partial states of the last run once more, in a launch of their own, for tests: the same bits.
     #[doc(hidden)]
-    #[cfg(feature = "cuda")]
     pub fn merge_again(&self, args: &AttentionArgs<'_>, workspace: &mut Workspace) -> Result<()> {
         args.validate(self)?;
         match &self.device {

@@ -88,10 +88,7 @@ impl LmHeadArgs<'_> {
         let p = &plan.problem;
         self.hidden.expect(OP, "hidden", p.hidden_dtype, &[p.rows.len(), p.width])?;
         self.weight.expect(OP, "weight", p.weight_dtype, &[p.vocab, p.width])?;
-        let need = SamplingOutput::bytes(p.rows.len());
-        if self.out.bytes() < need {
-            return Err(Error::invalid(OP, "out", format!("{need} bytes"), format!("{} bytes", self.out.bytes())));
-        }
+        self.out.expect_bytes(OP, "out", SamplingOutput::bytes(p.rows.len()))?;
         if self.out.is_same(self.hidden.buffer()) || self.out.is_same(self.weight.buffer()) {
             return Err(Error::invalid(OP, "out", "a buffer of its own", "one that is read"));
         }

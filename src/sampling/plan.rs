@@ -44,10 +44,7 @@ impl SamplingArgs<'_> {
         if vocab > 1 && logits.strides()[1] != 1 {
             return Err(Error::invalid(OP, "logits strides", "1 along the vocabulary", logits.strides()[1]));
         }
-        let need = SamplingOutput::bytes(rows);
-        if self.out.bytes() < need {
-            return Err(Error::invalid(OP, "out", format!("{need} bytes"), format!("{} bytes", self.out.bytes())));
-        }
+        self.out.expect_bytes(OP, "out", SamplingOutput::bytes(rows))?;
         if self.out.is_same(logits.buffer()) {
             return Err(Error::invalid(OP, "out", "a buffer of its own", "the buffer of the logits"));
         }

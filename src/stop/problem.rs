@@ -66,11 +66,8 @@ impl StopProblem<'_> {
 
 impl StopArgs<'_> {
     pub(super) fn validate(&self, plan: &StopPlan) -> Result<()> {
-        let (rows, slots, window) = (plan.rows.len(), plan.slots, plan.window);
-        let (have, need) = (self.sampled.bytes(), rows * 16);
-        if have < need {
-            return Err(Error::invalid(OP, "sampled", format!("{need} bytes"), format!("{have} bytes")));
-        }
+        let (slots, window) = (plan.slots, plan.window);
+        self.sampled.expect_bytes(OP, "sampled", plan.rows.len() * 16)?;
         if (self.state.slots(), self.state.window()) != (slots, window) {
             let got = format!("{} with windows of {}", self.state.slots(), self.state.window());
             return Err(Error::invalid(OP, "state", format!("{slots} slots with windows of {window}"), got));

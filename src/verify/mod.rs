@@ -50,7 +50,7 @@ pub use plan::VerifyPlan;
 pub use problem::{DraftTree, VerifyArgs, VerifyProblem};
 
 use crate::calls::{plan_calls, plan_warm_up};
-use crate::{Buffer, Error, Result};
+use crate::{Buffer, Result};
 
 /// The operation's name in messages.
 const OP: &str = "verify";
@@ -86,12 +86,9 @@ impl VerifyOutput {
     /// Reads the output of a plan. Waits for the device.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if the buffer is too small, [`Error::Device`] if the device failed.
+    /// [`crate::Error::Invalid`] if the buffer is too small, [`crate::Error::Device`] if the device failed.
     pub fn read(plan: &VerifyPlan, out: &Buffer) -> Result<Vec<Verified>> {
-        if out.bytes() < plan.output_bytes() {
-            let (expected, got) = (format!("{} bytes", plan.output_bytes()), format!("{} bytes", out.bytes()));
-            return Err(Error::invalid(OP, "out", expected, got));
-        }
+        out.expect_bytes(OP, "out", plan.output_bytes())?;
         let bytes = out.read()?;
         let words: Vec<u32> = bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
         let records = words.chunks_exact(plan.stride()).take(plan.sequences());

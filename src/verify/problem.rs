@@ -88,14 +88,9 @@ impl VerifyProblem<'_> {
 
 impl VerifyArgs<'_> {
     pub(super) fn validate(&self, plan: &VerifyPlan) -> Result<()> {
-        let (rows, output_bytes) = (plan.rows, plan.output_bytes());
-        for (name, buffer, need) in
-            [("sampled", self.sampled, rows * 16), ("drafts", self.drafts, rows * 4), ("out", self.out, output_bytes)]
-        {
-            if buffer.bytes() < need {
-                return Err(Error::invalid(OP, name, format!("{need} bytes"), format!("{} bytes", buffer.bytes())));
-            }
-        }
+        self.sampled.expect_bytes(OP, "sampled", plan.rows * 16)?;
+        self.drafts.expect_bytes(OP, "drafts", plan.rows * 4)?;
+        self.out.expect_bytes(OP, "out", plan.output_bytes())?;
         if self.out.is_same(self.sampled) || self.out.is_same(self.drafts) {
             return Err(Error::invalid(OP, "out", "a buffer of its own", "one that is read"));
         }
