@@ -123,7 +123,7 @@ fn projections_to_output_projection() {
             };
             let first_query = tokens - queries;
             let q = part(&q, first_query * heads * dim, dim, [heads * dim, dim, 1]);
-            let constants = LayerConstants::new(device, spec, layer.weights.clone()).unwrap();
+            let constants = LayerConstants::new(device, spec, layer.weights().clone()).unwrap();
             let gate = layout
                 .gate
                 .map(|g| part(&packed, first_query * layout.width + g.offset, dim_v, [layout.width, g.head_stride, 1]));
@@ -139,7 +139,7 @@ fn attention_alone() {
         let layer = Layer::of(&golden);
         let stream = stream(&golden, &layer);
         // What comes after the attention is no part of this one.
-        let spec = LayerSpec { out_norm: Norm::None, gate: Gate::None, ..layer.spec };
+        let spec = LayerSpec { out_norm: Norm::None, gate: Gate::None, ..layer.spec.clone() };
         let pages = |recorded: &str, dim: usize| {
             let values = golden.by_token(recorded);
             let mut all = vec![f32::NAN; stream.cache.num_pages() * spec.num_kv_heads * PAGE_SIZE * dim];
@@ -155,7 +155,7 @@ fn attention_alone() {
         for device in devices() {
             let q = tensor(device, &[golden.queries(), spec.num_q_heads, spec.head_dim], &golden.by_token("attn.q"));
             let (k, v) = (tensor(device, &k.0, &k.1), tensor(device, &v.0, &v.1));
-            let constants = LayerConstants::new(device, &spec, layer.weights.clone()).unwrap();
+            let constants = LayerConstants::new(device, &spec, layer.weights().clone()).unwrap();
             let out = attend(device, (name, &golden), (&spec, &constants), &stream, [&q, &k, &v], None);
             compare_within(&format!("{name} on {device}: attention"), &out, golden.values("attn.out"), TOLERANCE)
                 .unwrap();

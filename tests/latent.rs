@@ -52,7 +52,7 @@ struct Form {
 
 fn expanded(golden: &Golden) -> Form {
     let layer = Layer::of(golden);
-    Form { spec: layer.spec, layout: layer.layout, packed: layer.packed, weights: layer.weights }
+    Form { weights: layer.weights().clone(), spec: layer.spec, layout: layer.layout, packed: layer.packed }
 }
 
 /// Queries times their head's up-projection of k, and the latent row as it was projected.

@@ -25,10 +25,12 @@ pub fn recordings() -> Vec<(&'static str, Golden)> {
             vec![$(($name, Golden::load(include_bytes!(concat!("../golden/", $name, ".safetensors"))))),*]
         };
     }
-    load!("bagel.0" "deepseek_v3.0" "deepseek_v32.0" "deepseek_yarn.0" "flux.0" "flux.1" "gemma2.0" "gemma2.1" "gemma3.0" "gemma3.1" "gemma3n.0" "gemma3n.1" "gemma4.0" "gemma4.1" "glm4v.0" "glm4v_moe.0" "gpt_oss.0"
-        "gpt_oss.1" "kimi_linear.0" "llama3.0" "llama4.0" "llama4.1" "mimo_v2.0" "mimo_v2.1" "ministral3.0" "mistral.0" "mllama.0" "mllama.1" "modernbert.0"
-        "modernbert.1" "muse_glimmer.0" "muse_glimmer.1" "muse_glimmer_assistant.0" "muse_spark.0" "muse_spark.1"
-        "muse_vision.0" "muse_vision.1" "paligemma.0" "paligemma2.0" "paligemma2.1" "qwen25vl.0" "qwen3_5.0" "qwen3_vl.0" "siglip.0")
+    load!("bagel.0" "deepseek_v3.0" "deepseek_v32.0" "deepseek_yarn.0" "flux.0" "flux.1" "gemma2.0" "gemma2.1"
+        "gemma3.0" "gemma3.1" "gemma3n.0" "gemma3n.1" "gemma4.0" "gemma4.1" "glm4v.0" "glm4v_moe.0" "gpt_oss.0"
+        "gpt_oss.1" "kimi_linear.0" "llama3.0" "llama4.0" "llama4.1" "mimo_v2.0" "mimo_v2.1" "ministral3.0"
+        "mistral.0" "mllama.0" "mllama.1" "modernbert.0" "modernbert.1" "muse_glimmer.0" "muse_glimmer.1"
+        "muse_glimmer_assistant.0" "muse_spark.0" "muse_spark.1" "muse_vision.0" "muse_vision.1" "paligemma.0"
+        "paligemma2.0" "paligemma2.1" "qwen25vl.0" "qwen3_5.0" "qwen3_vl.0" "siglip.0")
 }
 
 impl Golden {

@@ -33,6 +33,9 @@ pub fn spec(golden: &Golden) -> LayerSpec {
         assert_eq!(parameters["rope_type"], "default");
         Rope::plain(dim, number(parameters, "rope_theta"), Pairing::Half)
     };
+    // What configs call the kind, and how many lanes turn where only a part of them does.
+    let of_window = if window.is_some() { "sliding_attention" } else { "full_attention" };
+    let partial = |rope: &Value| (dim as f64 * number(rope, "partial_rotary_factor")) as usize;
     let has_rope = golden.tensors.keys().any(|name| name.starts_with("rope."));
     let rms_eps = || golden.config("rms_norm_eps") as f32;
     match case {
@@ -62,14 +65,11 @@ pub fn spec(golden: &Golden) -> LayerSpec {
             lifetimes: LOOK_BOTH_WAYS,
             ..spec
         },
-        "gemma2" => LayerSpec { rope: Some(of_kind(rope)), ..spec },
+        "gemma2" | "mistral" => LayerSpec { rope: Some(of_kind(rope)), ..spec },
         "gemma3" => {
-            let (kind, death) = match window {
-                Some(w) => ("sliding_attention", Death::Window(w)),
-                None => ("full_attention", Death::Never),
-            };
+            let death = window.map_or(Death::Never, Death::Window);
             LayerSpec {
-                rope: Some(of_kind(&rope[kind])),
+                rope: Some(of_kind(&rope[of_window])),
                 q_norm: Norm::RmsOnePlus { eps: rms_eps() },
                 k_norm: Norm::RmsOnePlus { eps: rms_eps() },
                 lifetimes: lifetimes.with(Modality::Image, Birth::SpanStart, death),
@@ -102,16 +102,16 @@ pub fn spec(golden: &Golden) -> LayerSpec {
         }
         // `kwargs.sliding_window` is one more than the keys seen on each side, which are half of `local_attention`.
         "modernbert" => {
-            let (kind, lifetimes) = match window {
+            let lifetimes = match window {
                 Some(w) => {
                     let side = w - 1;
                     assert_eq!(f64::from(2 * side), golden.config("local_attention"));
                     let birth = Birth::Affine { num: 1, den: 1, off: -side };
-                    ("sliding_attention", lifetimes_of(birth, Death::Window(side + 1)))
+                    lifetimes_of(birth, Death::Window(side + 1))
                 }
-                None => ("full_attention", LOOK_BOTH_WAYS),
+                None => LOOK_BOTH_WAYS,
             };
-            LayerSpec { rope: Some(of_kind(&rope[kind])), lifetimes, ..spec }
+            LayerSpec { rope: Some(of_kind(&rope[of_window])), lifetimes, ..spec }
         }
         "qwen25vl" => LayerSpec { rope: Some(of_kind(rope).with_sections(&sections(rope))), ..spec },
         "qwen3_vl" => LayerSpec {
@@ -121,11 +121,9 @@ pub fn spec(golden: &Golden) -> LayerSpec {
             ..spec
         },
         "qwen3_5" => {
-            let lanes = (dim as f64 * number(rope, "partial_rotary_factor")) as usize;
-            let rope =
-                Rope::plain(lanes, number(rope, "rope_theta"), Pairing::Half).with_interleaved_sections(sections(rope));
+            let turned = Rope::plain(partial(rope), number(rope, "rope_theta"), Pairing::Half);
             LayerSpec {
-                rope: Some(rope),
+                rope: Some(turned.with_interleaved_sections(sections(rope))),
                 q_norm: Norm::RmsOnePlus { eps: rms_eps() },
                 k_norm: Norm::RmsOnePlus { eps: rms_eps() },
                 gate: Gate::Sigmoid,
@@ -141,8 +139,7 @@ pub fn spec(golden: &Golden) -> LayerSpec {
             let full = &rope["full_attention"];
             let proportional = || {
                 assert_eq!(full["rope_type"], "proportional");
-                let lanes = (dim as f64 * number(full, "partial_rotary_factor")) as usize;
-                Rope::proportional(dim, lanes, number(full, "rope_theta"))
+                Rope::proportional(dim, partial(full), number(full, "rope_theta"))
             };
             LayerSpec {
                 rope: Some(window.map_or_else(proportional, |_| of_kind(&rope["sliding_attention"]))),
@@ -155,10 +152,9 @@ pub fn spec(golden: &Golden) -> LayerSpec {
         }
         // The window of this config counts the query's own slot; that of the published one does not.
         "mimo_v2" => {
-            let rope = &rope[if window.is_some() { "sliding_attention" } else { "full_attention" }];
-            let lanes = (dim as f64 * number(rope, "partial_rotary_factor")) as usize;
+            let rope = &rope[of_window];
             LayerSpec {
-                rope: Some(Rope::plain(lanes, number(rope, "rope_theta"), Pairing::Half)),
+                rope: Some(Rope::plain(partial(rope), number(rope, "rope_theta"), Pairing::Half)),
                 v_scale: golden.config("attention_value_scale") as f32,
                 ..spec
             }
@@ -172,27 +168,22 @@ pub fn spec(golden: &Golden) -> LayerSpec {
                 ..spec
             }
         }
-        "deepseek_v3" | "deepseek_yarn" => {
-            let (nope, lanes) =
-                (golden.config("qk_nope_head_dim") as usize, golden.config("qk_rope_head_dim") as usize);
+        "deepseek_v3" | "deepseek_yarn" | "deepseek_v32" => {
+            let size = |name: &str| golden.config(name) as usize;
+            let (nope, lanes) = (size("qk_nope_head_dim"), size("qk_rope_head_dim"));
             assert_eq!(nope + lanes, dim);
             let theta = number(rope, "rope_theta");
             let turned = match rope["rope_type"].as_str() {
                 Some("yarn") => Rope::yarn(lanes, theta, Pairing::Adjacent, &yarn(rope)),
                 _ => Rope::plain(lanes, theta, Pairing::Adjacent),
             };
-            LayerSpec { rope: Some(turned.at_lane(nope)), ..spec }
-        }
-        "deepseek_v32" => {
-            let size = |name: &str| golden.config(name) as usize;
-            let indexer = Indexer {
+            let indexer = (case == "deepseek_v32").then(|| Indexer {
                 heads: size("index_n_heads"),
                 dim: size("index_head_dim"),
                 count: size("index_topk"),
                 block: 1,
-            };
-            let turned = Rope::plain(size("qk_rope_head_dim"), number(rope, "rope_theta"), Pairing::Adjacent);
-            LayerSpec { rope: Some(turned.at_lane(size("qk_nope_head_dim"))), indexer: Some(indexer), ..spec }
+            });
+            LayerSpec { rope: Some(turned.at_lane(nope)), indexer, ..spec }
         }
         "kimi_linear" => spec, // latent attention in which nothing turns
         // The prefix sees itself as a whole, on window layers too.
@@ -216,22 +207,17 @@ pub fn spec(golden: &Golden) -> LayerSpec {
             }
         }
         "glm4v" | "glm4v_moe" => {
-            let lanes = (dim as f64 * number(rope, "partial_rotary_factor")) as usize;
             let pairing = if case == "glm4v" { Pairing::Adjacent } else { Pairing::Half };
-            let turned = Rope::plain(lanes, number(rope, "rope_theta"), pairing);
+            let turned = Rope::plain(partial(rope), number(rope, "rope_theta"), pairing);
             LayerSpec { rope: Some(turned.with_sections(&sections(rope))), ..spec }
         }
-        "gemma3n" => {
-            let kind = if window.is_some() { "sliding_attention" } else { "full_attention" };
-            LayerSpec {
-                rope: Some(of_kind(&rope[kind])),
-                q_norm: Norm::RmsScaled { eps: rms_eps() },
-                k_norm: Norm::RmsScaled { eps: rms_eps() },
-                v_norm: Norm::Rms { eps: rms_eps() },
-                ..spec
-            }
-        }
-        "mistral" => LayerSpec { rope: Some(of_kind(rope)), ..spec },
+        "gemma3n" => LayerSpec {
+            rope: Some(of_kind(&rope[of_window])),
+            q_norm: Norm::RmsScaled { eps: rms_eps() },
+            k_norm: Norm::RmsScaled { eps: rms_eps() },
+            v_norm: Norm::Rms { eps: rms_eps() },
+            ..spec
+        },
         "siglip" => LayerSpec { lifetimes: LOOK_BOTH_WAYS, ..spec },
         "flux" => {
             let axes = config["axes_dims_rope"].as_array().expect("axes").iter().zip(0u8..);

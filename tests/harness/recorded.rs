@@ -24,8 +24,8 @@ pub struct Layer {
     pub layout: PackedLayout,
     /// Rows of the packed projection, `[tokens, layout.width]`.
     pub packed: Vec<f32>,
-    pub weights: LayerWeights,
-    /// Tokens in runs: those of a run share their weights. One run unless some tokens have projections of their own.
+    /// Tokens in runs: those of a run share their weights. One run unless some tokens have projections of their own; the
+    /// sinks are of all.
     pub runs: Vec<(Range<usize>, LayerWeights)>,
 }
 
@@ -46,14 +46,18 @@ impl Layer {
             spans,
             positions: positions(golden, tokens),
             packed: packed(golden, tokens),
-            weights: weights(golden, false),
             runs: runs(golden, tokens),
         }
     }
 
     /// Tokens of the stream.
     pub fn tokens(&self) -> usize {
-        self.spans.iter().map(|&(_, len)| len).sum()
+        self.positions.len()
+    }
+
+    /// Those of the first run, which are all where there is one; the attention reads the sinks alone.
+    pub fn weights(&self) -> &LayerWeights {
+        &self.runs[0].1
     }
 }
 
@@ -188,13 +192,13 @@ fn packed(golden: &Golden, tokens: usize) -> Vec<f32> {
             continue;
         }
         for (i, part) in parts.iter().enumerate() {
-            // q of the last tokens, the rest of the first.
-            let have =
-                if own.len() < tokens { own.len() } else { [golden.queries(), golden.tokens()][usize::from(i > 0)] };
-            let (width, missing) = (part.len() / have, own.len() - have);
-            for (n, &t) in own.iter().enumerate() {
-                let at = if i == 0 { n.checked_sub(missing) } else { Some(n).filter(|&n| n < have) };
-                rows[t].extend(at.map_or(vec![0.0; width], |n| part[n * width..(n + 1) * width].to_vec()));
+            // q is of the last tokens, the rest of the first.
+            let have = own.len().min(if i == 0 { golden.queries() } else { golden.tokens() });
+            let width = part.len() / have;
+            let missing = vec![0.0; (own.len() - have) * width];
+            let whole = if i == 0 { [&missing[..], part] } else { [part, &missing[..]] }.concat();
+            for (&t, row) in own.iter().zip(whole.chunks(width)) {
+                rows[t].extend(row);
             }
         }
     }
