@@ -33,7 +33,7 @@
 // Limits    head dims are multiples of 8, parts of the value up to 256 lanes; K and V lie on 16 bytes, q on chunks.
 //           sm_80 and up, at most 99 KiB of shared memory.
 // Constants QUERIES, KEYS, STAGES, GROUP, HEAD_PARTS, HEAD_DIM, VALUE_DIM, VALUE_PARTS, USES_MATRIX_UNITS, QUERY_PARTS,
-//           WEIGHT_PARTS, SHARED_BYTES, HAS_SOFT_CAP, HAS_GAP, HAS_SHIFT, HAS_STEPS, HAS_TOKEN_SCALES, HAS_TAIL,
+//           WEIGHT_PARTS, SHARED_BYTES, WRITES_STATES, HAS_SOFT_CAP, HAS_GAP, HAS_SHIFT, HAS_STEPS, HAS_TOKEN_SCALES, HAS_TAIL,
 //           HAS_SELECTION, PAIRS_ARE_HALVES, ROPE_FIRST, ROPE_PAIRS, ROTATION (of outputs); storage q, k, v, gate, out.
 // #include "common/prelude.cuh"
 // #include "common/warp.cuh"
@@ -215,7 +215,13 @@ KERNEL(attention, AttentionArgs, THREADS, 2) {
         }
     }
 
-    // -- write the partial state; the last one of a row merges
+    // -- write the rows, or partial states, the last one of a row merges
+    if (!WRITES_STATES) {
+        if (is_busy) {
+            write_rows(out, most, total, query, num_queries, rows, share, args);
+        }
+        return;
+    }
     if (is_busy) {
         write_partial(out, most, total, query, num_queries, item[5], share, args);
     }

@@ -4,9 +4,9 @@
 // Shapes    q [row, num_q_heads, head dim]; k, v [page, num_kv_heads, page_size, dim], q, k, v of one 16-bit type;
 //           partials, lse, outputs and arrivals as attention.cu.
 // Tables    as attention.cu.
-// Grid      one workgroup of 3 warpgroups per (item, KV head). A tile is 128 queries (rows x heads of the group) x KEYS
-//           keys. More rows are more tiles of the same shape.
-// Roles     warpgroups 0 and 1 consume: 64 queries each, over all keys; the second leaves where there are at most 64.
+// Grid      one workgroup of 3 warpgroups per multiprocessor, which takes (item, KV head) pairs one after the other. A tile
+//           is 128 queries (rows x heads of the group) x KEYS keys. More rows are more tiles of the same shape.
+// Roles     warpgroups 0 and 1 consume: 64 queries each, over all keys; the second leaves where no item has more than 64.
 //           Warpgroup 2 produces: it looks keys up in the page table and copies them, in boxes of whole tiles or parts of
 //           them where pages are that large, 16 bytes at a time from pages of any size and strides. A thread has the scores
 //           and outputs of fragment.cuh; queries never mix, so that a row's bits do not depend on its neighbours in the tile.
@@ -14,12 +14,14 @@
 //           outputs of this one, and does the softmax of the next while the outputs are summed:
 //             scores(t + 1) | outputs(t) |              rescale by t + 1, weights(t + 1) -> registers
 //                            softmax(t + 1) ............|
+//           The producer goes on to the next item meanwhile (schedule.cuh).
 // Numerics  as attention.cu, of which it differs in the order of sums: f32 sums, finite sentinels, weights and turned
-//           queries in two 16-bit parts; NaN and infinities of V bring a second pass with care, without overlap.
+//           queries in two 16-bit parts; NaN and infinities of V have the item done again at the end, with care and
+//           without overlap.
 // Limits    head dims (64, 64), (96, 96), (128, 128), (256, 256), (192, 128); K and V lie on 16 bytes, q on chunks.
 //           sm_90a; at most 227 KiB of shared memory, one workgroup per multiprocessor.
 // Constants KEYS, BOX, STAGES, GROUP, HEAD_PARTS, HEAD_DIM, VALUE_DIM, VALUE_PARTS = 1, QUERY_PARTS, WEIGHT_PARTS,
-//           SHARED_BYTES, HAS_SOFT_CAP, HAS_GAP, HAS_SHIFT, HAS_STEPS, PAIRS_ARE_HALVES, ROPE_FIRST, ROPE_PAIRS,
+//           SHARED_BYTES, WRITES_STATES, HAS_SOFT_CAP, HAS_GAP, HAS_SHIFT, HAS_STEPS, PAIRS_ARE_HALVES, ROPE_FIRST, ROPE_PAIRS,
 //           ROTATION = 0; storage q, k, v, gate, out.
 // #include "common/prelude.cuh"
 // #include "common/warp.cuh"
@@ -48,6 +50,7 @@
 // #include "common/partial.cuh"
 // #include "common/arrival.cuh"
 // #include "common/ring.cuh"
+// #include "common/schedule.cuh"
 
 constexpr u32 CONSUMERS = 2;
 constexpr u32 THREADS = (CONSUMERS + 1) * WARPGROUP;
@@ -59,19 +62,15 @@ constexpr u32 PRODUCER_REGISTERS = 40, CONSUMER_REGISTERS = 232;
 typedef Panels<CONSUMER_QUERIES, HEAD_DIM> QueryPanels;
 constexpr u32 KEY_STEPS = KEYS / 16;
 
-DEVICE u32 num_consumers(const Item& item) {
-    return (item.num_queries + CONSUMER_QUERIES - 1) / CONSUMER_QUERIES;
-}
-
 struct Shared {
     u8 queries[CONSUMERS][QUERY_PARTS][QueryPanels::BYTES];
     Ring ring;
-    // Queries of a consumer are in place; all consumers have passed over all keys; consumers meet, with care.
-    Mbarrier queries_full[CONSUMERS], passed, met;
-    // Whether any output shows NaN or an infinity.
-    u32 is_unbounded;
-    // Not in registers, which are scarce.
-    Item item;
+    // Items lie here and not in registers, which are scarce.
+    Schedule schedule;
+    // Consumers meet: an even number of times in every turn, so that phases are known.
+    Mbarrier met;
+    // Of the rows of an item: whether all their states are there.
+    u32 is_last[CONSUMERS * CONSUMER_QUERIES];
 };
 static_assert(sizeof(Shared) <= SHARED_BYTES, "the host asks for what the kernel uses");
 static_assert(QueryPanels::BYTES % 1024 == 0 && KeyPanels::BYTES % 1024 == 0 && ValuePanels::BYTES % 1024 == 0, "atoms");
@@ -81,14 +80,28 @@ struct State {
     f32 out[VALUE_TILES][4];
     f32 most[2], total[2];
     Cursor cursor;
-    // Tiles before this one, over all passes.
+    // Tiles before this one, over all turns.
     u32 tile;
 };
 
+// The same for all lanes, which the compiler does not know without the shuffle. Computed where it is needed: registers are
+// scarce.
+DEVICE u32 warpgroup_of_tile() {
+    return shuffle(thread_of_tile() / WARPGROUP, 0);
+}
+
+// All consumers, whose stores of before are seen by all.
+DEVICE void meet(Shared& shared, u32 phase) {
+    __syncwarp();
+    release(shared.met);
+    mbarrier_wait(shared.met, phase);
+}
+
 // Puts the consumer's queries into shared memory, zeros behind the last.
-DEVICE void load_queries(Shared& shared, u32 consumer, const Item& item, const AttentionArgs& args) {
+DEVICE void load_queries(Shared& shared, const Item& item, const AttentionArgs& args) {
     constexpr u32 CHUNKS = HEAD_DIM / 4;
-    for (u32 i = threadIdx.x % WARPGROUP; i < CONSUMER_QUERIES * CHUNKS; i += WARPGROUP) {
+    const u32 consumer = warpgroup_of_tile();
+    for (u32 i = thread_of_tile() % WARPGROUP; i < CONSUMER_QUERIES * CHUNKS; i += WARPGROUP) {
         const u32 own = i / CHUNKS, chunk = i % CHUNKS, query = consumer * CONSUMER_QUERIES + own;
         f32x4 x = {0.0f, 0.0f, 0.0f, 0.0f};
         if (query < item.num_queries) {
@@ -103,21 +116,18 @@ DEVICE void load_queries(Shared& shared, u32 consumer, const Item& item, const A
         }
     }
     fence_proxy_async();
-    mbarrier_arrive(shared.queries_full[consumer]);
-    mbarrier_wait(shared.queries_full[consumer], 0);
+    meet(shared, 0);
 }
 
 // s = Q K^T, once the keys are there.
-DEVICE void issue_scores(f32 (&s)[KEY_TILES][4], Shared& shared, u32 consumer, u32 tile) {
+DEVICE void issue_scores(f32 (&s)[KEY_TILES][4], Shared& shared, u32 tile) {
     Ring& ring = shared.ring;
     const u32 stage = stage_of(ring, tile);
     mbarrier_wait(ring.keys_full[stage], parity_of(tile));
     fence_proxy_async();
     wgmma_fence();
     const u64 keys = KeyPanels::k_major(shared_address(ring.keys[stage]));
-    // The number of the consumer is not kept either (ring.cuh).
-    const u32 own = IS_CROWDED ? shuffle(thread_of_tile() / WARPGROUP, 0) : consumer;
-    const u64 queries = QueryPanels::k_major(shared_address(shared.queries[own]));
+    const u64 queries = QueryPanels::k_major(shared_address(shared.queries[warpgroup_of_tile()]));
 #pragma unroll
     for (u32 part = 0; part < QUERY_PARTS; part++) {
         const u64 some = wgmma_step(queries, part * QueryPanels::BYTES);
@@ -127,13 +137,6 @@ DEVICE void issue_scores(f32 (&s)[KEY_TILES][4], Shared& shared, u32 consumer, u
         }
     }
     wgmma_commit();
-}
-
-// The stage's keys, or values, are no longer used by this warp.
-DEVICE void release(Mbarrier& empty) {
-    if (threadIdx.x % 32 == 0) {
-        mbarrier_arrive(empty);
-    }
 }
 
 // The layout of scores is that of the left operand.
@@ -208,14 +211,14 @@ DEVICE void begin(State& state, const Item& item, const AttentionArgs& args) {
 }
 
 // Over all keys, the softmax of a tile beside the outputs of the one before.
-DEVICE void pass(Shared& shared, u32 consumer, State& state, f32 (&s)[KEY_TILES][4],
+DEVICE void pass(Shared& shared, State& state, f32 (&s)[KEY_TILES][4],
                  const Item& item, const AttentionArgs& args) {
     Ring& ring = shared.ring;
     u32 p[KEY_STEPS * WEIGHT_PARTS][4];
     f32 shrink[2];
     begin(state, item, args);
     wgmma_hold(s);
-    issue_scores(s, shared, consumer, state.tile);
+    issue_scores(s, shared, state.tile);
     wgmma_wait<0>();
     wgmma_hold(s);
     release(ring.keys_empty[stage_of(ring, state.tile)]);
@@ -226,7 +229,7 @@ DEVICE void pass(Shared& shared, u32 consumer, State& state, f32 (&s)[KEY_TILES]
         wgmma_hold(s);
         wgmma_hold(p);
         wgmma_hold(state.out);
-        issue_scores(s, shared, consumer, state.tile);
+        issue_scores(s, shared, state.tile);
         issue_outputs(state.out, p, ring, state.tile - 1);
         wgmma_wait<1>();
         wgmma_hold(s);
@@ -248,9 +251,25 @@ DEVICE void pass(Shared& shared, u32 consumer, State& state, f32 (&s)[KEY_TILES]
     state.tile++;
 }
 
-// The same with care: NaN and infinities of V are added by hand, and 0 takes their place.
-DEVICE void careful_pass(Shared& shared, u32 consumer, State& state, f32 (&s)[KEY_TILES][4],
-                         const Item& item, const AttentionArgs& args) {
+// Hands the item's tiles back, of which this consumer has no query.
+DEVICE void pass_over(Shared& shared, State& state, const Item& item, const AttentionArgs& args) {
+    Ring& ring = shared.ring;
+    begin(state, item, args);
+#pragma unroll 1
+    for (bool has_next = true; has_next;) {
+        const u32 stage = stage_of(ring, state.tile), parity = parity_of(state.tile);
+        mbarrier_wait(ring.keys_full[stage], parity);
+        release(ring.keys_empty[stage]);
+        mbarrier_wait(ring.values_full[stage], parity);
+        release(ring.values_empty[stage]);
+        has_next = step(state, item, args);
+    }
+    state.tile++;
+}
+
+// A pass with care: NaN and infinities of V are added by hand, and 0 takes their place.
+DEVICE void careful_pass(Shared& shared, State& state, f32 (&s)[KEY_TILES][4],
+                         const Item& item, const BulkArgs& args) {
     Ring& ring = shared.ring;
     u32 p[KEY_STEPS * WEIGHT_PARTS][4];
     f32 shrink[2];
@@ -258,7 +277,7 @@ DEVICE void careful_pass(Shared& shared, u32 consumer, State& state, f32 (&s)[KE
 #pragma unroll 1
     for (bool has_next = true; has_next;) {
         wgmma_hold(s);
-        issue_scores(s, shared, consumer, state.tile);
+        issue_scores(s, shared, state.tile);
         wgmma_wait<0>();
         wgmma_hold(s);
         release(ring.keys_empty[stage_of(ring, state.tile)]);
@@ -275,14 +294,10 @@ DEVICE void careful_pass(Shared& shared, u32 consumer, State& state, f32 (&s)[KE
         add_unbounded(state.out, sight, gap, state.cursor.token, [&](u32 key, u32 n) {
             return load_pair(reinterpret_cast<const v_t*>(values + ValuePanels::place(key, n) + pair));
         });
-        // Two meetings per tile: phases 0 and 1.
-        mbarrier_arrive(shared.met);
-        mbarrier_wait(shared.met, 0);
-        clear_unbounded(reinterpret_cast<v_t*>(values), KEYS * VALUE_DIM, thread_of_tile(),
-                        num_consumers(item) * WARPGROUP);
+        meet(shared, 1);
+        clear_unbounded(reinterpret_cast<v_t*>(values), KEYS * VALUE_DIM, thread_of_tile(), args.num_consumers * WARPGROUP);
         fence_proxy_async();
-        mbarrier_arrive(shared.met);
-        mbarrier_wait(shared.met, 1);
+        meet(shared, 0);
         wgmma_hold(p);
         wgmma_hold(state.out);
         issue_outputs(state.out, p, ring, state.tile);
@@ -292,73 +307,88 @@ DEVICE void careful_pass(Shared& shared, u32 consumer, State& state, f32 (&s)[KE
         release(ring.values_empty[stage_of(ring, state.tile)]);
         has_next = step(state, item, args);
     }
+    state.tile++;
+}
+
+// A turn with an item: from its queries to its state, or to the list of those that are done again.
+DEVICE void attend(Shared& shared, State& state, f32 (&s)[KEY_TILES][4], const BulkArgs& args) {
+    Turn& turn = shared.schedule.taken;
+    const Item& item = turn.item;
+    load_queries(shared, item, args);
+    if (turn.kind == CAREFUL) {
+        careful_pass(shared, state, s, item, args);
+    } else if (warpgroup_of_tile() * CONSUMER_QUERIES < item.num_queries) {
+        pass(shared, state, s, item, args);
+    } else {
+        pass_over(shared, state, item, args);
+    }
+    const u32 query = query_of(thread_of_tile());
+    const bool is_unbounded = (query < item.num_queries && shows_unbounded(state.out, 0)) ||
+                              (query + 8 < item.num_queries && shows_unbounded(state.out, 1));
+    if (warp_any(is_unbounded) && thread_of_tile() % 32 == 0) {
+        atomicOr(&turn.is_unbounded, 1u);
+    }
+    meet(shared, 1);
+    if (turn.kind == PASS && turn.is_unbounded != 0) {
+        if (thread_of_tile() == 0) {
+            args.put_off[turn.number] = shared.schedule.put_off;
+            shared.schedule.put_off = turn.number;
+        }
+        return;
+    }
+    if (!WRITES_STATES) {
+        write_rows(state.out, state.most, state.total, query_of(thread_of_tile()), item.num_queries, item.rows, item.share,
+                   args);
+        return;
+    }
+    write_partial(state.out, state.most, state.total, query_of(thread_of_tile()), item.num_queries, item.first_state,
+                  item.share, args);
+    merge_arrived(args, item.rows, item.num_queries / GROUP, item.share, args.num_consumers * 4, shared.is_last,
+                  [&](u32 phase) { meet(shared, phase); });
 }
 
 KERNEL(attention_sm90, BulkArgs, THREADS, 1) {
     Shared& shared = shared_memory<Shared>();
-    const Item& item = shared.item;
-    // The same for all lanes, which the compiler does not know without the shuffle.
-    const u32 warpgroup = shuffle(threadIdx.x / WARPGROUP, 0);
     if (threadIdx.x == 0) {
-        shared.item = item_of(args);
-        init_ring(shared.ring, num_consumers(item) * 4);
-        mbarrier_init(shared.passed, num_consumers(item) * 4);
-        mbarrier_init(shared.met, num_consumers(item) * WARPGROUP);
-        for (u32 i = 0; i < CONSUMERS; i++) {
-            mbarrier_init(shared.queries_full[i], WARPGROUP);
-        }
-        shared.is_unbounded = 0;
+        init_ring(shared.ring, args.num_consumers * 4);
+        init_schedule(shared.schedule);
+        mbarrier_init(shared.met, args.num_consumers * 4);
         // Bulk copies count at barriers.
         fence_proxy_async();
     }
     __syncthreads();
 
-    if (item.first_run == item.last_run || have_ended(args, item.rows, item.num_queries / GROUP)) {
-        merge_nothing(args, item.rows, item.num_queries / GROUP, item.share, THREADS / 32);
-        return;
-    }
+    const u32 warpgroup = warpgroup_of_tile();
     if (warpgroup == CONSUMERS) {
         registers_lower<PRODUCER_REGISTERS>();
         if (BOX != 0 && args.has_maps != 0 && thread_of_tile() % WARPGROUP == 0) {
             prefetch_map(map_of(args, 0));
             prefetch_map(map_of(args, 1));
         }
-        const u32 tile = produce(shared.ring, 0, item, args);
-        mbarrier_wait(shared.passed, 0);
-        if (shared.is_unbounded != 0) {
-            produce(shared.ring, tile, item, args);
-            // Who leaves has nothing on its way.
-            copy_async_commit();
-            copy_async_wait<0>();
-        }
-    } else if (warpgroup < num_consumers(item)) {
+        produce_all(shared.schedule, shared.ring, args);
+    } else if (warpgroup < args.num_consumers) {
         registers_raise<CONSUMER_REGISTERS>();
-        load_queries(shared, warpgroup, item, args);
         State state;
         state.tile = 0;
         f32 s[KEY_TILES][4] = {};
-        pass(shared, warpgroup, state, s, item, args);
-        const u32 query = query_of(threadIdx.x);
-        const bool is_unbounded = (query < item.num_queries && shows_unbounded(state.out, 0)) ||
-                                  (query + 8 < item.num_queries && shows_unbounded(state.out, 1));
-        const bool is_any = warp_any(is_unbounded);
-        if (threadIdx.x % 32 == 0) {
-            if (is_any) {
-                atomicOr(&shared.is_unbounded, 1u);
+        const Turn& turn = shared.schedule.taken;
+#pragma unroll 1
+        while (true) {
+            // Nobody needs the turn before any more.
+            meet(shared, 0);
+            if (thread_of_tile() == 0) {
+                take(shared.schedule);
             }
-            mbarrier_arrive(shared.passed);
+            meet(shared, 1);
+            if (turn.kind == END) {
+                break;
+            }
+            if (turn.kind == NOTHING_SEEN) {
+                const Item& item = turn.item;
+                merge_nothing(args, item.rows, item.num_queries / GROUP, item.share, args.num_consumers * 4);
+            } else if (turn.kind != PAUSE) {
+                attend(shared, state, s, args);
+            }
         }
-        mbarrier_wait(shared.passed, 0);
-        if (shared.is_unbounded != 0) {
-            careful_pass(shared, warpgroup, state, s, item, args);
-        }
-        write_partial(state.out, state.most, state.total, query_of(thread_of_tile()), item.num_queries,
-                      item.first_state, item.share, args);
-        merge_arrived(args, item.rows, item.num_queries / GROUP, item.share, num_consumers(item) * 4,
-                      reinterpret_cast<u32*>(shared.queries), [&](u32 phase) {
-                          // A careful pass has an even number of phases.
-                          mbarrier_arrive(shared.met);
-                          mbarrier_wait(shared.met, phase);
-                      });
     }
 }

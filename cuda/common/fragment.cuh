@@ -7,14 +7,18 @@ constexpr u32 WARP_QUERIES = 16;
 constexpr u32 KEY_TILES = KEYS / 8;
 constexpr u32 VALUE_TILES = PART_DIM / 8;
 
-// The thread's number, which the compiler does not know to be the same in every tile: what is computed from it stays
-// where it is used, instead of being kept in registers over the whole loop, a hundred addresses and more.
-DEVICE u32 thread_of_tile() {
-    u32 thread = threadIdx.x;
+// A number that the compiler does not know to be the same in every tile: what is computed from it stays where it is used,
+// instead of being kept in registers over the whole loop, a hundred addresses and more.
+DEVICE u32 of_tile(u32 x) {
 #ifndef COLATENT_SIM
-    asm volatile("" : "+r"(thread));
+    asm volatile("" : "+r"(x));
 #endif
-    return thread;
+    return x;
+}
+
+// The thread's number.
+DEVICE u32 thread_of_tile() {
+    return of_tile(threadIdx.x);
 }
 
 // The first query of the thread; the other is 8 behind it.

@@ -1,4 +1,4 @@
-// item.cuh: the item and share of a workgroup, out of the tables of attention.cu. After share.cuh.
+// item.cuh: an item and a share of it, out of the tables of attention.cu. After fragment.cuh.
 
 // What all threads of a workgroup know. Places in the tables are words.
 struct Item {
@@ -8,12 +8,14 @@ struct Item {
     u32 num_queries, first_state;
 };
 
-DEVICE Item item_of(const AttentionArgs& args) {
+// `number` counts the shares of the first item, then those of the second.
+DEVICE Item item_of(const AttentionArgs& args, u32 number) {
     const u32* tables = args.tables;
-    const u32* item = tables + tables[1] + blockIdx.x / num_shares(args.params) * 8;
+    const u32 shares = of_tile(num_shares(args.params));
+    const u32* item = tables + tables[1] + number / shares * 8;
     const u32 first_run = tables[3] + item[2] * 8;
     return Item{
-        blockIdx.x % num_shares(args.params),
+        number % shares,
         tables[2] + item[0] * 8,
         first_run,
         first_run + item[3] * 8,

@@ -19,6 +19,13 @@ struct BulkArgs : AttentionArgs {
     TensorMap maps[2];
     // A driver may refuse the strides of a tensor.
     u32 has_maps;
+    // Consumers that have queries of any item: 1 or 2.
+    u32 num_consumers;
+    // Shares of all items.
+    u32 num_shares;
+    u32 padding;
+    // [share of an item]: the one that was put off before it; see schedule.cuh.
+    u32* put_off;
 };
 // Where the maps lie in it, in bytes.
 constexpr u64 MAPS = (sizeof(AttentionArgs) + 127) / 128 * 128;
@@ -49,6 +56,13 @@ DEVICE u32 parity_of(u32 tile) {
     return tile / STAGES % 2;
 }
 
+// One arrival of a warp: it no longer uses what it has read.
+DEVICE void release(Mbarrier& empty) {
+    if (thread_of_tile() % 32 == 0) {
+        mbarrier_arrive(empty);
+    }
+}
+
 DEVICE void init_ring(Ring& ring, u32 consumer_warps) {
     ring.first = 0;
     for (u32 i = 0; i < STAGES; i++) {
@@ -64,7 +78,8 @@ DEVICE void init_ring(Ring& ring, u32 consumer_warps) {
 template <class Rows, u32 LANES, class T> DEVICE void load_panels(u8* rows, const T* pages, u64 place) {
     static_assert(sizeof(T) == 2 && LANES % 8 == 0, "operands of matrix products");
     const u32 thread = thread_of_tile(), warp = thread / 32 % 4, lane = thread % 32;
-#pragma unroll
+    // All at once take more registers than the producer has.
+#pragma unroll 2
     for (u32 key = 0; key < KEYS / 4; key += 4) {
         const u64 own = shuffle(place, key + lane / 8);
         const bool is_seen = own != NOWHERE;
@@ -118,7 +133,7 @@ DEVICE void load_boxes(u8* rows, u64 map, u32 page, u32 slot, u32 head, Mbarrier
 // Fills the ring with all tiles of the item, the first of which is number `tile`; returns the number behind the last. The
 // places of a tile are looked up while the copies of the one before are on their way.
 DEVICE u32 produce(Ring& ring, u32 tile, const Item& item, const BulkArgs& args) {
-    const u32 key = threadIdx.x / 32 % 4 * (KEYS / 4) + threadIdx.x % 32 % (KEYS / 4);
+    const u32 thread = thread_of_tile(), key = thread / 32 % 4 * (KEYS / 4) + thread % 32 % (KEYS / 4);
     Cursor cursor = {item.first_run, args.tables[item.first_run]};
     Place place = {NOWHERE, NOWHERE};
     // Of this thread's box.

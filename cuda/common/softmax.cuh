@@ -1,10 +1,9 @@
 // softmax.cuh: scores of a tile become weights under a running maximum, in the layout of fragment.cuh. After warp.cuh,
 // lse.cuh, fragment.cuh and attention_args.cuh.
 
-// tanh without overflow: beyond 15 it is 1 to f32. A NaN stays one.
+// tanh: 1 where exp2 overflows, since the reciprocal of infinity is 0. A NaN stays one.
 DEVICE f32 capped(f32 x) {
-    const f32 near = x > 15.0f ? 15.0f : x < -15.0f ? -15.0f : x;
-    return fmaf(-2.0f, reciprocal_approx(exp2_approx(near * 2.8853900817779268f) + 1.0f), 1.0f);
+    return fmaf(-2.0f, reciprocal_approx(exp2_approx(x * 2.8853900817779268f) + 1.0f), 1.0f);
 }
 
 // Scores to base 2, capped. Rounded by an instruction of its own: a product that one path fuses with what follows and
@@ -24,11 +23,12 @@ DEVICE void scale(f32 (&s)[KEY_TILES][4], const AttentionParams& params) {
 
 // Marks what the thread's queries do not see.
 DEVICE void mask(f32 (&s)[KEY_TILES][4], u32 token, const u32 (&first)[2], const u32 (&count)[2], bool is_seen) {
+    const u32 own = token + thread_of_tile() % 4 * 2;
 #pragma unroll
     for (u32 n = 0; n < KEY_TILES; n++) {
 #pragma unroll
         for (u32 e = 0; e < 4; e++) {
-            const u32 key = token + n * 8 + threadIdx.x % 4 * 2 + e % 2;
+            const u32 key = own + n * 8 + e % 2;
             const bool is_in = key - first[e / 2] < count[e / 2];
             s[n][e] = is_in == is_seen ? s[n][e] : NOTHING;
         }

@@ -116,7 +116,7 @@ impl Memory {
 fn variant(
     arch: Arch,
     spec: &LayerSpec,
-    [has_gap, has_shift, has_steps]: [bool; 3],
+    [has_gap, has_shift, has_steps, writes_states]: [bool; 4],
     page_size: usize,
 ) -> (Variant, Memory) {
     let rope = spec.rope.as_ref().filter(|_| has_shift);
@@ -140,6 +140,7 @@ fn variant(
         .u32("QUERY_PARTS", memory.query_parts)
         .u32("WEIGHT_PARTS", WEIGHT_PARTS)
         .u32("SHARED_BYTES", memory.bytes)
+        .bool("WRITES_STATES", writes_states)
         .bool("HAS_SOFT_CAP", spec.soft_cap.is_some())
         .bool("HAS_GAP", has_gap)
         .bool("HAS_SHIFT", rope.is_some())
@@ -159,9 +160,9 @@ fn variant(
     (variant, memory)
 }
 
-/// The portable variant of a layer kind, without gaps, shifts and steps.
+/// The portable variant of a layer kind that writes states, without gaps, shifts and steps.
 pub(super) fn portable_variant(spec: &LayerSpec) -> Variant {
-    variant(Arch { major: 8, minor: 0 }, spec, [false; 3], 1).0
+    variant(Arch { major: 8, minor: 0 }, spec, [false, false, false, true], 1).0
 }
 
 /// One variant for each value of each constant, and the tiles that registers limit with everything on: what offline
@@ -176,7 +177,9 @@ pub(super) fn covering_variants() -> Vec<Variant> {
         spec.out_code = (dim % 64 == 48).then_some(DType::E4M3);
         spec.indexer = selection.then_some(Indexer { heads: 1, dim: 8, count: 1, block: 1 });
         spec.rope = Some(Rope::plain(dim, 1e4, [Pairing::Half, Pairing::Adjacent][usize::from(gap)]));
-        variant(Arch { major: 8, minor: 0 }, &spec, [gap, shift, steps], 1).0
+        // Whatever is written costs no more registers than the tiles.
+        let writes_states = value_parts(&spec) > 1 || dim % 32 != 0;
+        variant(Arch { major: 8, minor: 0 }, &spec, [gap, shift, steps, writes_states], 1).0
     };
     use DType::{BF16, F16, F32};
     let types = [(F16, F16), (BF16, BF16), (F32, F32), (F32, BF16), (BF16, F16)];
@@ -192,7 +195,7 @@ pub(super) fn covering_variants() -> Vec<Variant> {
         for dtype in [BF16, F32] {
             let plain = LayerSpec { dtype, kv_dtype: dtype, ..LayerSpec::new(4, 1, dim) };
             let spec = LayerSpec { rope: rope.clone(), v_rope: true, ..plain };
-            all.push(variant(Arch { major: 8, minor: 0 }, &spec, [true, false, true], 1).0);
+            all.push(variant(Arch { major: 8, minor: 0 }, &spec, [true, false, true, true], 1).0);
         }
     }
     // Codes: two ways for each head dim, scales of tokens with everything else among them.
@@ -205,11 +208,11 @@ pub(super) fn covering_variants() -> Vec<Variant> {
             let flags = (i + j) % 2 == 0;
             spec.soft_cap = flags.then_some(50.0);
             spec.rope = Some(Rope::plain(dim, 1e4, Pairing::Half));
-            all.push(variant(Arch { major: 8, minor: 0 }, &spec, [flags; 3], 1).0);
+            all.push(variant(Arch { major: 8, minor: 0 }, &spec, [flags, flags, flags, true], 1).0);
             if dim > dim_v {
                 let mut coded = LayerSpec { v_in_k: true, ..spec }.with_coded_latent(kv_dtype, kv_scale);
                 coded.indexer = flags.then_some(Indexer { heads: 1, dim: 8, count: 1, block: 1 });
-                all.push(variant(Arch { major: 8, minor: 0 }, &coded, [flags; 3], 1).0);
+                all.push(variant(Arch { major: 8, minor: 0 }, &coded, [flags, flags, flags, true], 1).0);
             }
         }
     }
@@ -241,15 +244,20 @@ pub(super) fn covering_variants_sm90() -> Vec<Variant> {
             spec.rope = Some(Rope::plain(dim, 1e4, [Pairing::Half, Pairing::Adjacent][flags / 2 % 2]));
             // Boxes of 64 or 32 keys; none; whole tiles.
             let page_size = [64, 16, 384][(i + flags) % 3];
-            all.push(variant(Arch { major: 9, minor: 0 }, &spec, [gap, shift, steps], page_size).0);
+            all.push(variant(Arch { major: 9, minor: 0 }, &spec, [gap, shift, steps, flags % 3 != 0], page_size).0);
         }
     }
     all
 }
 
 fn plan_variant(plan: &AttentionPlan, list: &WorkList) -> (Variant, Memory) {
-    let flags = [list.has_gap, !list.shifts.is_empty(), plan.steps.is_some()];
+    let flags = [list.has_gap, !list.shifts.is_empty(), plan.steps.is_some(), writes_states(plan, list)];
     variant(plan_arch(plan), &plan.spec, flags, plan.page_size)
+}
+
+/// Parts of a value are written apart, and the first may lie in the place of the query that the next still reads.
+fn writes_states(plan: &AttentionPlan, list: &WorkList) -> bool {
+    !list.is_final(&plan.spec) || value_parts(&plan.spec) > 1
 }
 
 fn plan_arch(plan: &AttentionPlan) -> Arch {
@@ -287,14 +295,24 @@ pub(super) fn ready(plan: &AttentionPlan, gpu: &Arc<Gpu>, workspace: &mut Worksp
 /// Tables and scratch memory of the plan. The counters of arrivals are among the tables, so that they begin as zeros.
 fn load(plan: &AttentionPlan, list: &WorkList, gpu: &Arc<Gpu>, workspace: &mut Workspace) -> Result<CudaSpace> {
     let spec = &plan.spec;
-    let scratch = lse_base(list, spec) + list.num_partials as usize * spec.num_q_heads * 4;
+    let scratch = put_off_base(plan, list) + sm90::put_off_bytes(list.items.len() * plan.tile.shares(spec));
     let counters = plan.num_rows * spec.num_kv_heads * plan.tile.head_parts(spec);
     workspace.load_cuda(OP, gpu, plan.id, scratch, || tables::words(plan, list, counters))
 }
 
+/// Partial states times heads.
+fn num_states(plan: &AttentionPlan, list: &WorkList) -> usize {
+    if writes_states(plan, list) { list.num_partials as usize * plan.spec.num_q_heads } else { 0 }
+}
+
 /// Bytes of the partial states' outputs in scratch memory; their lse come behind them.
-fn lse_base(list: &WorkList, spec: &LayerSpec) -> usize {
-    list.num_partials as usize * spec.num_q_heads * spec.head_dim_v * 4
+fn lse_base(plan: &AttentionPlan, list: &WorkList) -> usize {
+    num_states(plan, list) * plan.spec.head_dim_v * 4
+}
+
+/// Bytes of the partial states, behind which a list of the kernel for Hopper lies.
+fn put_off_base(plan: &AttentionPlan, list: &WorkList) -> usize {
+    lse_base(plan, list) + num_states(plan, list) * 4
 }
 
 /// The partial states in scratch memory, and the lists by which they merge.
@@ -302,7 +320,7 @@ fn states(plan: &AttentionPlan, list: &WorkList, space: CudaSpace) -> States {
     let (heads, chunks) = (plan.spec.num_q_heads as u32, (plan.spec.head_dim_v / CHUNK) as u32);
     States {
         states: space.scratch,
-        lse: space.scratch + lse_base(list, &plan.spec) as u64,
+        lse: space.scratch + lse_base(plan, list) as u64,
         strides: [heads * chunks, chunks],
         lse_strides: [heads, 1],
         tables: space.tables,
@@ -390,12 +408,13 @@ pub(super) fn run(
         v_scales,
         selection,
     };
+    let shares = list.items.len() * plan.tile.shares(spec);
+    let put_off = space.scratch + put_off_base(plan, list) as u64;
     let is_sm90 = sm90::serves(gpu.arch(), spec);
-    let keys_of_box = sm90::keys_of_box(&plan.tile, plan.page_size);
-    let bulk_args = is_sm90.then(|| sm90::bulk_args(gpu, kernel_args, args, keys_of_box));
+    let bulk_args = is_sm90.then(|| sm90::bulk_args(plan, list, gpu, kernel_args, args, put_off));
     let launched = gpu.launch(&Launch {
         kernel: &kernel,
-        groups: list.items.len() * plan.tile.shares(spec),
+        groups: if is_sm90 { sm90::workgroups(gpu, shares) } else { shares },
         threads: plan.tile.lanes,
         shared_bytes: memory.bytes,
         args: bulk_args.as_ref().map_or(bytemuck::bytes_of(&kernel_args), bytemuck::bytes_of),
@@ -408,6 +427,7 @@ pub(super) fn run(
 }
 
 /// Merges the states that the last run of the plan left in `workspace` once more, by the merge's own kernel.
+/// [`Error::Invalid`] for a plan that has written rows at once.
 pub(super) fn merge_again(
     plan: &AttentionPlan,
     gpu: &Arc<Gpu>,
@@ -415,6 +435,9 @@ pub(super) fn merge_again(
     workspace: &mut Workspace,
 ) -> Result<()> {
     let list = list(plan)?;
+    if !writes_states(plan, list) {
+        return Err(Error::invalid(OP, "plan", "one that writes partial states", plan));
+    }
     let space = load(plan, list, gpu, workspace)?;
     launch_states(gpu, &plan.outputs(args), &states(plan, list, space))
 }

@@ -1,8 +1,8 @@
 //! The attention kernel for Hopper (`cuda/attention_sm90.cu`): which layer kinds it serves, tile and memory.
 
-use super::AttentionArgs;
 use super::cuda::Args;
-use super::worklist::Tile;
+use super::worklist::{Tile, WorkList};
+use super::{AttentionArgs, AttentionPlan};
 use crate::backend::cuda::{Arch, Boxes, Gpu, TensorMap};
 use crate::layer::LayerSpec;
 use crate::{DType, Tensor};
@@ -39,8 +39,14 @@ pub(super) struct BulkArgs {
     keys: TensorMap,
     values: TensorMap,
     has_maps: u32,
-    rest: [u32; 31],
+    num_consumers: u32,
+    num_shares: u32,
+    rest: u32,
+    put_off: u64,
+    padding_behind: [u64; 13],
 }
+
+const _: () = assert!(size_of::<BulkArgs>() == 768);
 
 /// Whether the kernel serves the layer kind: its products take one 16-bit type, outputs do not turn back,
 /// and it reads no selection.
@@ -83,8 +89,27 @@ pub(super) fn keys_of_box(tile: &Tile, page_size: usize) -> usize {
     if a < FEWEST_IN_BOX { 0 } else { a }
 }
 
-/// The argument, with maps of K and V as `args` has them, if there are boxes and the driver makes maps of such strides.
-pub(super) fn bulk_args(gpu: &Gpu, args: Args, tensors: &AttentionArgs<'_>, keys: usize) -> BulkArgs {
+/// Workgroups of a launch of `shares` shares of items: as many as run at once, each takes some.
+pub(super) fn workgroups(gpu: &Gpu, shares: usize) -> usize {
+    shares.min(gpu.num_sms())
+}
+
+/// Bytes of the list of shares that were put off, as `cuda/common/schedule.cuh` keeps it.
+pub(super) fn put_off_bytes(shares: usize) -> usize {
+    shares * 4
+}
+
+/// The argument, with maps of K and V as `tensors` has them, if there are boxes and the driver makes maps of such strides.
+/// `put_off` is the address of the list of shares.
+pub(super) fn bulk_args(
+    plan: &AttentionPlan,
+    list: &WorkList,
+    gpu: &Gpu,
+    args: Args,
+    tensors: &AttentionArgs<'_>,
+    put_off: u64,
+) -> BulkArgs {
+    let keys = keys_of_box(&plan.tile, plan.page_size);
     let map = |tensor: &Tensor, address: u64| {
         let [pages, heads, slots, lanes] = *tensor.shape() else { return None };
         let stride = |dim: usize| (tensor.strides()[dim] * tensor.dtype().size()) as u64;
@@ -95,6 +120,15 @@ pub(super) fn bulk_args(gpu: &Gpu, args: Args, tensors: &AttentionArgs<'_>, keys
     };
     let maps = (keys != 0).then(|| Some((map(tensors.k, args.k)?, map(tensors.v, args.v)?))).flatten();
     let (keys, values) = maps.unwrap_or(bytemuck::Zeroable::zeroed());
-    let has_maps = u32::from(maps.is_some());
-    BulkArgs { args, padding: bytemuck::Zeroable::zeroed(), keys, values, has_maps, rest: [0; 31] }
+    let most_rows = list.items.iter().map(|item| item[1] as usize).max().unwrap_or(0);
+    BulkArgs {
+        args,
+        keys,
+        values,
+        has_maps: u32::from(maps.is_some()),
+        num_consumers: (most_rows * plan.tile.heads(&plan.spec)).div_ceil(CONSUMER_QUERIES).clamp(1, 2) as u32,
+        num_shares: (list.items.len() * plan.tile.shares(&plan.spec)) as u32,
+        put_off,
+        ..bytemuck::Zeroable::zeroed()
+    }
 }

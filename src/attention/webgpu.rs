@@ -114,13 +114,10 @@ struct Params {
     out_factor: f32,
 }
 
-/// Whether the states are the rows: each row has one, and nothing is done to it. A buffer that is read cannot be written
-/// in the same launch.
+/// Whether rows are written at once, without their lse: a buffer that is read cannot be written in the same launch.
 fn writes_rows(list: &WorkList, spec: &LayerSpec, args: &AttentionArgs<'_>) -> bool {
     let is_read = |t: &Tensor| t.buffer().is_same(args.out.buffer());
-    list.has_one_state
-        && !spec.has_epilogue()
-        && !spec.sinks
+    list.is_final(spec)
         && args.lse.is_none()
         && ![args.q, args.k, args.v].into_iter().any(is_read)
         && ![args.k.scales(), args.v.scales()].into_iter().flatten().any(is_read)

@@ -113,7 +113,7 @@ pub(crate) struct WorkList {
     /// Whether any row has a gap.
     pub has_gap: bool,
     /// Whether each row has one state, as those of a prefill into one segment have.
-    pub has_one_state: bool,
+    has_one_state: bool,
     tiles_loaded: u64,
     tiles_unshared: u64,
 }
@@ -447,6 +447,11 @@ impl WorkList {
             self.items.push([first_row, tile.len() as u32, first_run, 0, 0, 0, 0, 0]);
             self.item_rows.extend(tile.iter().map(|&row| [row, 0, 0, 0, 0, 0, 0, 0]));
         }
+    }
+
+    /// Whether the states are the rows: each row has one, and nothing is done to it.
+    pub fn is_final(&self, spec: &LayerSpec) -> bool {
+        self.has_one_state && !spec.has_epilogue() && !spec.sinks
     }
 
     pub fn stats(&self, shares: usize) -> Stats {
