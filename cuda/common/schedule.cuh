@@ -20,7 +20,7 @@ struct Turn {
     u32 kind;
     // Of the item's share, among those of the launch.
     u32 number;
-    // Whether any output shows NaN or an infinity.
+    // Whether any output shows NaN or an infinity: of the turn that consumers have taken.
     u32 is_unbounded;
     Item item;
 };
@@ -39,6 +39,7 @@ DEVICE void init_schedule(Schedule& schedule) {
     mbarrier_init(schedule.empty, 1 + WARPGROUP / 32);
     schedule.taken.index = NONE;
     schedule.said.kind = PASS;
+    schedule.said.is_unbounded = 0;
     schedule.put_off = NONE;
 }
 
@@ -70,7 +71,6 @@ DEVICE void say(Schedule& schedule, u32 index, const BulkArgs& args) {
         }
     }
     turn.index = index;
-    turn.is_unbounded = 0;
     mbarrier_arrive(schedule.full);
 }
 

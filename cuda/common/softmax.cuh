@@ -23,7 +23,7 @@ DEVICE void scale(f32 (&s)[KEY_TILES][4], const AttentionParams& params) {
 
 // Marks what the thread's queries do not see.
 DEVICE void mask(f32 (&s)[KEY_TILES][4], u32 token, const u32 (&first)[2], const u32 (&count)[2], bool is_seen) {
-    const u32 own = token + thread_of_tile() % 4 * 2;
+    const u32 own = token + threadIdx.x % 4 * 2;
 #pragma unroll
     for (u32 n = 0; n < KEY_TILES; n++) {
 #pragma unroll
