@@ -16,6 +16,11 @@
 //! clear. Wrong results (table, random): values with twice the stride or another panel, a stage given back before its
 //! products were waited for, outputs rescaled before that, no fence of the proxy, the second part of turned queries left
 //! out, the second consumer with the queries of the first, boxes over the end of a page (large pages).
+//! In its schedule (tiles of matrix products): the list of what was put off not linked, or never done; an item put off and
+//! written all the same; a turn said before the last was taken, taken before all were done, or not handed back; the way
+//! back through the list off by one; a consumer without queries that keeps its tiles; tiles of a careful pass not
+//! counted; no meeting behind the queries. In rows that are written at once: chunks of odd lanes swapped, a group behind
+//! the last written, the lse to base 2.
 #[path = "attention/codes.rs"]
 mod codes;
 mod harness;
@@ -133,6 +138,8 @@ fn matrix_cases() -> Vec<Case> {
         Case { dtypes: (F16, F16), dims: (256, 256), tokens: 300, heads: (1, 1), mask: Window(90), ..p.clone() },
         Case { spoiled: (140, WILD), dtypes: (BF16, BF16), tokens: 300, heads: (1, 2), mask: Window(20), ..p.clone() },
         Case { spoiled: (60, WILD), dtypes: (F16, F16), dims: (96, 96), tokens: 90, mask: Chunked(20), ..p.clone() },
+        // Items that are put off, of rows with several states, among others.
+        Case { spoiled: (600, WILD), dtypes: (BF16, BF16), tokens: 1500, heads: (2, 2), kind: Decode, agents: 5, ..p.clone() },
     ]
 }
 
