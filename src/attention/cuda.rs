@@ -25,10 +25,6 @@ const SHARED_LIMIT: usize = 101376;
 /// Bytes of one asynchronous copy: what K and V must be aligned to.
 const COPY: usize = 16;
 
-/// Parts of a weight that add up, in matrix products: one would round weights to 8 or 11 bits, and that is more than the
-/// table of tolerances allows.
-const WEIGHT_PARTS: usize = 2;
-
 /// The kernel's argument.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -59,6 +55,12 @@ const _: () = assert!(size_of::<Args>() == 328);
 fn uses_matrix_units(spec: &LayerSpec) -> bool {
     let leaves_registers = !spec.v_rope || spec.head_dim_v <= 256;
     spec.dtype == spec.kv_dtype && spec.dtype != DType::F32 && leaves_registers
+}
+
+/// Parts of a weight that add up, in matrix products. One rounds weights to 8 or 11 bits, and that is more than the table
+/// of tolerances allows: only where the layer kind does. Without matrix units weights are f32, and there is one variant.
+fn weight_parts(spec: &LayerSpec) -> usize {
+    if spec.rounded_weights && uses_matrix_units(spec) { 1 } else { 2 }
 }
 
 /// The rows of the table of tiles, as wide as registers allow without a spill. Splits are 512 keys. Not yet measured on
@@ -138,7 +140,7 @@ fn variant(
         .u32("VALUE_PARTS", value_parts(spec))
         .bool("USES_MATRIX_UNITS", uses_matrix_units(spec))
         .u32("QUERY_PARTS", memory.query_parts)
-        .u32("WEIGHT_PARTS", WEIGHT_PARTS)
+        .u32("WEIGHT_PARTS", weight_parts(spec))
         .u32("SHARED_BYTES", memory.bytes)
         .bool("HAS_SOFT_CAP", spec.soft_cap.is_some())
         .bool("HAS_GAP", has_gap)
