@@ -26,7 +26,8 @@
 // Pipeline  STAGES = 2: while a tile is computed, the copies of the next are under way and the places of the one behind
 //           it are looked up; one barrier per tile. STAGES = 1, where shared memory has no room for two: a second one.
 // Numerics  f32 sums, finite sentinels. 16-bit operands of matrix products that are not exact enter in two parts that
-//           add up: weights, and queries turned by a shift. A product with 0 adds exactly 0. What V holds at keys that
+//           add up: weights, unless the layer kind lets them be rounded (WEIGHT_PARTS = 1; their sums are not), and
+//           queries turned by a shift. A product with 0 adds exactly 0. What V holds at keys that
 //           a query does not see: 0 times it is 0 unless it is NaN or infinite. Then the output shows it, and the item
 //           is done a second time, with care (unbounded.cuh); so ordinary values cost no look at V. An infinity that a
 //           query sees, but whose weight falls below 2^-126 later, gives NaN.

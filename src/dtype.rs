@@ -142,6 +142,32 @@ impl DType {
             DType::I8 => Tolerance { atol: 1.0, rtol: 0.0 },
         }
     }
+
+    /// How far, beside the tolerance, an output may be from the reference where a layer kind allows
+    /// [rounded weights](crate::layer::LayerSpec::rounded_weights) and V is of this type; before norm, gate and codes.
+    ///
+    /// A weight is at most 1 when it is rounded, and rounding moves it by `u` of itself at most, or by half of the least
+    /// subnormal where that is more; sums of weights are not rounded, and are 1 or more. So an output moves by at most
+    ///
+    /// ```text
+    /// u * magnitude + keys * least * most        magnitude = sum_k w_k |v_k| / sum_k w_k,  most = max_k |v_k|
+    /// ```
+    ///
+    /// over the `keys` that the row sees. The magnitude is the output over values without their signs.
+    ///
+    /// | type | u, the unit roundoff | least |
+    /// |---|---|---|
+    /// | bf16 | 2^-8 (8 bits of significand) | 0: the exponents of f32 |
+    /// | f16 | 2^-11 (11 bits) | 2^-25, half of 2^-24 |
+    /// | others | 0: their weights stay f32 | 0 |
+    pub fn rounded_weights_bound(self, magnitude: f32, keys: usize, most: f32) -> f32 {
+        let (u, least) = match self {
+            DType::BF16 => (1.0 / 256.0, 0.0),
+            DType::F16 => (1.0 / 2048.0, 1.0 / 33_554_432.0),
+            DType::F32 | DType::E4M3 | DType::I8 => (0.0, 0.0),
+        };
+        u * magnitude + keys as f32 * least * most
+    }
 }
 
 impl std::fmt::Display for DType {

@@ -26,6 +26,8 @@ mod codes;
 mod harness;
 #[path = "attention/outputs.rs"]
 mod outputs;
+#[path = "attention/rounded_weights.rs"]
+mod rounded_weights;
 
 use colatent::attention::QueryRows;
 use colatent::kv::{KvCache, Modality};

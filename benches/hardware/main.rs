@@ -6,7 +6,8 @@
 //! On CUDA times come from events around launches that are queued behind other work: `warm_us` is a run of a captured
 //! graph, `cold_us` a run after the level-2 cache was overwritten; both are medians and include the merge. `plan_us` is
 //! the host's planning. Elsewhere times are the host's, the wait included. `--scale N` divides every length by N, for a
-//! look at whether it runs; such rows say so.
+//! look at whether it runs; such rows say so. Some shapes have a second row, with `way`: `rounded_weights`
+//! (`LayerSpec::rounded_weights`). `--only` takes what it finds in a shape's name, or in a way's.
 
 mod clock;
 mod shapes;
@@ -14,7 +15,7 @@ mod shapes;
 use clock::Clock;
 use colatent::{Buffer, Result};
 use serde_json::json;
-use shapes::{Ready, Shape};
+use shapes::{Ready, Shape, Way};
 
 struct Options {
     device: String,
@@ -51,20 +52,28 @@ fn main() {
         Ok(rate) => println!("{}", json!({ "row": "copy", "bytes_per_s": rate })),
         Err(e) => println!("{}", json!({ "row": "copy", "error": e.to_string() })),
     }
-    for shape in Shape::all() {
-        if !shape.name().contains(&options.only) {
+    for (shape, way) in Shape::all().iter().flat_map(|shape| shape.ways().iter().map(move |way| (shape, *way))) {
+        // Other devices round no weights.
+        if way == Way::RoundedWeights && !clock.device.kind().starts_with("cuda") {
             continue;
         }
-        let row = match measure(&clock, &shape, options.scale) {
+        let words = [Some(shape.name()), way.name().map(String::from)];
+        if !words.iter().flatten().any(|word| word.contains(&options.only)) {
+            continue;
+        }
+        let mut row = match measure(&clock, shape, way, options.scale) {
             Ok(row) => row,
             Err(e) => json!({ "shape": shape.name(), "error": e.to_string() }),
         };
+        if let Some(way) = way.name() {
+            row["way"] = way.into();
+        }
         println!("{row}");
     }
 }
 
-fn measure(clock: &Clock, shape: &Shape, scale: usize) -> Result<serde_json::Value> {
-    let mut ready = Ready::new(&clock.device, shape, scale)?;
+fn measure(clock: &Clock, shape: &Shape, way: Way, scale: usize) -> Result<serde_json::Value> {
+    let mut ready = Ready::new(&clock.device, shape, way, scale)?;
     let plan_us = ready.plan_us()?;
     let warm_us = clock.warm_us(&mut ready)?;
     let cold_us = clock.cold_us(&mut ready)?;

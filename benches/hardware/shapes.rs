@@ -34,6 +34,21 @@ pub enum Shape {
     Sampling,
 }
 
+/// How softmax weights enter the second product.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Way {
+    Exact,
+    /// Rounded once, as the peers do.
+    RoundedWeights,
+}
+
+impl Way {
+    /// What rows say of it; nothing where weights are exact.
+    pub fn name(self) -> Option<&'static str> {
+        (self == Way::RoundedWeights).then_some("rounded_weights")
+    }
+}
+
 impl Shape {
     pub fn all() -> Vec<Shape> {
         let mut all = Vec::new();
@@ -72,6 +87,19 @@ impl Shape {
             Shape::KvAppend { rows } => format!("kv_append_{rows}"),
             Shape::Sampling => "sampling_64x200000".into(),
         }
+    }
+
+    /// Rounded weights save matrix products, so those shapes have them that such products bound, and their neighbours that
+    /// bytes bound.
+    pub fn ways(&self) -> &'static [Way] {
+        let has_both = match *self {
+            Shape::Prefill { .. } => true,
+            Shape::PrefillImages { images, window, .. } => images == 8 && window.is_none(),
+            Shape::Decode { batch, keys, .. } => keys == 8192 && matches!(batch, 1 | 32),
+            Shape::Agents { n, prompt: 32768, own } => matches!((n, own), (1 | 64, 0) | (16 | 64, 512)),
+            _ => false,
+        };
+        if has_both { &[Way::Exact, Way::RoundedWeights] } else { &[Way::Exact] }
     }
 
     fn heads(&self) -> (usize, usize) {
@@ -136,10 +164,10 @@ fn noise(device: &Device, shape: &[usize]) -> Result<Tensor> {
 }
 
 impl Scene {
-    fn new(shape: &Shape, scale: usize) -> Result<Scene> {
+    fn new(shape: &Shape, way: Way, scale: usize) -> Result<Scene> {
         let (q, kv) = shape.heads();
-        let bf16 = DType::BF16;
-        let mut spec = LayerSpec { dtype: bf16, kv_dtype: bf16, ..LayerSpec::new(q, kv, HEAD_DIM) };
+        let (bf16, rounded_weights) = (DType::BF16, way == Way::RoundedWeights);
+        let mut spec = LayerSpec { rounded_weights, dtype: bf16, kv_dtype: bf16, ..LayerSpec::new(q, kv, HEAD_DIM) };
         let small = |n: usize| if n == 0 { 0 } else { (n / scale).max(1) };
         let triangle = |n: usize| (n * (n + 1) / 2) as u64;
         let tokens = match *shape {
@@ -247,7 +275,7 @@ impl Memory {
 }
 
 impl Ready {
-    pub fn new(device: &Device, shape: &Shape, scale: usize) -> Result<Ready> {
+    pub fn new(device: &Device, shape: &Shape, way: Way, scale: usize) -> Result<Ready> {
         let workspace = Workspace::new(device)?;
         let ready =
             |work, bytes: u64, flops, tiles| Ready { device: device.clone(), work, workspace, bytes, flops, tiles };
@@ -304,7 +332,7 @@ impl Ready {
                 Ok(ready(work, bytes as u64, 0, 0))
             }
             _ => {
-                let scene = Scene::new(shape, scale)?;
+                let scene = Scene::new(shape, way, scale)?;
                 let plan = scene.plan(device)?;
                 let memory = Memory::new(device, &scene.spec, plan.num_rows(), scene.cache.num_pages())?;
                 let spec = &scene.spec;

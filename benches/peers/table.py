@@ -5,7 +5,8 @@
     python3 benches/peers/table.py OURS.jsonl PEERS.jsonl
 
 A record is what scripts/hardware writes; the two files are the outputs of `cargo bench --bench hardware` and of run.py.
-They must come from one machine and one run. Warm times; the best peer is the fastest that agrees with the others.
+They must come from one machine and one run. Warm times; the best peer is the fastest that agrees with the others. A row of
+ours that has a way (`rounded_weights`) stands beside the one that has none, before the same peers, which round weights too.
 """
 
 import json
@@ -32,7 +33,8 @@ def counts(peer):
 def line(ours, peers):
     """Shape, our time and rates, the best peer, the ratio, what planning costs, and the other peers."""
     us = ours["warm_us"]
-    cells = [ours["shape"], f"{us:.1f}", f"{ours['bytes'] / us / 1e6:.2f}", f"{ours['flops'] / us / 1e6:.0f}"]
+    name = " ".join(filter(None, (ours["shape"], ours.get("way"))))
+    cells = [name, f"{us:.1f}", f"{ours['bytes'] / us / 1e6:.2f}", f"{ours['flops'] / us / 1e6:.0f}"]
     ranked = sorted((p for p in peers if counts(p)), key=lambda p: p["warm_us"])
     if not ranked:
         return cells + ["", "", "", f"{ours.get('plan_us', 0):.0f}", ""]

@@ -1,6 +1,6 @@
 // tile_mma.cuh: scores and outputs of a tile by matrix products of 16-bit operands with f32 sums; warp w has queries
-// 16 w .. 16 w + 15. What is not exact in 16 bits enters in two parts that add up: weights, and queries turned by a
-// shift. After tile.cuh, query.cuh and mma.cuh. Its twin is tile_plain.cuh.
+// 16 w .. 16 w + 15. What is not exact in 16 bits enters in two parts that add up: weights, unless they are rounded, and
+// queries turned by a shift. After tile.cuh, query.cuh and mma.cuh. Its twin is tile_plain.cuh.
 #if USES_MATRIX_UNITS
 
 static_assert(KEYS % 16 == 0, "a product with values takes 16 keys");

@@ -25,10 +25,6 @@ const SHARED_LIMIT: usize = 101376;
 /// Bytes of one asynchronous copy: what K and V must be aligned to.
 const COPY: usize = 16;
 
-/// Parts of a weight that add up, in matrix products: one would round weights to 8 or 11 bits, and that is more than the
-/// table of tolerances allows.
-const WEIGHT_PARTS: usize = 2;
-
 /// The kernel's argument.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -59,6 +55,12 @@ const _: () = assert!(size_of::<Args>() == 328);
 fn uses_matrix_units(spec: &LayerSpec) -> bool {
     let leaves_registers = !spec.v_rope || spec.head_dim_v <= 256;
     spec.dtype == spec.kv_dtype && spec.dtype != DType::F32 && leaves_registers
+}
+
+/// Parts of a weight that add up, in matrix products. One rounds weights to 8 or 11 bits, and that is more than the table
+/// of tolerances allows: only where the layer kind does. Without matrix units weights are f32, and there is one variant.
+fn weight_parts(spec: &LayerSpec) -> usize {
+    if spec.rounded_weights && uses_matrix_units(spec) { 1 } else { 2 }
 }
 
 /// The rows of the table of tiles, as wide as registers allow without a spill. Splits are 512 keys. Not yet measured on
@@ -138,7 +140,7 @@ fn variant(
         .u32("VALUE_PARTS", value_parts(spec))
         .bool("USES_MATRIX_UNITS", uses_matrix_units(spec))
         .u32("QUERY_PARTS", memory.query_parts)
-        .u32("WEIGHT_PARTS", WEIGHT_PARTS)
+        .u32("WEIGHT_PARTS", weight_parts(spec))
         .u32("SHARED_BYTES", memory.bytes)
         .bool("WRITES_STATES", writes_states)
         .bool("HAS_SOFT_CAP", spec.soft_cap.is_some())
@@ -169,9 +171,9 @@ pub(super) fn portable_variant(spec: &LayerSpec) -> Variant {
 /// compilation compiles, for any architecture.
 pub(super) fn covering_variants() -> Vec<Variant> {
     use crate::layer::{Indexer, Rope};
-    let of = |(dim, dim_v, group), (dtype, kv_dtype), [cap, gap, shift, steps, selection]: [bool; 5]| {
-        let mut spec = LayerSpec::new(group, 1, dim);
-        spec.head_dim_v = dim_v;
+    let of = |(dim, dim_v, group), (dtype, kv_dtype), flags: [bool; 5], rounded_weights| {
+        let [cap, gap, shift, steps, selection] = flags;
+        let mut spec = LayerSpec { head_dim_v: dim_v, rounded_weights, ..LayerSpec::new(group, 1, dim) };
         (spec.dtype, spec.kv_dtype) = (dtype, kv_dtype);
         spec.soft_cap = cap.then_some(50.0);
         spec.out_code = (dim % 64 == 48).then_some(DType::E4M3);
@@ -187,7 +189,8 @@ pub(super) fn covering_variants() -> Vec<Variant> {
     for (i, dim) in (8..=256).step_by(8).enumerate() {
         let dim_v = [dim, 264 - dim, dim][i % 3];
         let shape = (dim, dim_v, [1, 2, 3, 5, 7, 8, 16][i % 7]);
-        all.push(of(shape, types[i % types.len()], [i % 2 == 0, i % 4 == 0, i % 3 != 0, i % 5 < 2, i % 7 < 3]));
+        let flags = [i % 2 == 0, i % 4 == 0, i % 3 != 0, i % 5 < 2, i % 7 < 3];
+        all.push(of(shape, types[i % types.len()], flags, false));
     }
     // Outputs that turn back.
     for (dim, pairing) in [(64, Pairing::Half), (128, Pairing::Half), (512, Pairing::Adjacent), (512, Pairing::Half)] {
@@ -217,11 +220,12 @@ pub(super) fn covering_variants() -> Vec<Variant> {
         }
     }
     // Parts of a group and of the value.
-    all.push(of((512, 512, 128), (F32, BF16), [false; 5]));
-    // Usual dims, with nothing and with everything; 8 heads of a group, as many published layers have.
+    all.push(of((512, 512, 128), (F32, BF16), [false; 5], false));
+    // Usual dims, with nothing and with everything, and so with rounded weights; 8 heads of a group, as many published
+    // layers have.
     for (dim, dim_v) in [(64, 64), (128, 128), (192, 128), (256, 192), (256, 256), (320, 256), (576, 512)] {
-        for dtypes in [(BF16, BF16), (F32, F32)] {
-            all.extend([[false; 5], [true; 5]].map(|flags| of((dim, dim_v, 8), dtypes, flags)));
+        for (dtype, rounded) in [(BF16, false), (F32, false), (BF16, true)] {
+            all.extend([[false; 5], [true; 5]].map(|flags| of((dim, dim_v, 8), (dtype, dtype), flags, rounded)));
         }
     }
     all
@@ -232,11 +236,12 @@ pub(super) fn covering_variants_sm90() -> Vec<Variant> {
     use crate::layer::Rope;
     let mut all = Vec::new();
     for (i, (dim, dim_v)) in sm90::HEAD_DIMS.into_iter().enumerate() {
-        // With steps: nothing else, and everything.
-        for flags in (0..8).chain([8, 15]) {
+        // With steps: nothing else, and everything. With rounded weights: nothing, and everything.
+        let exact = (0..8).chain([8, 15]).map(|flags| (flags, false));
+        for (flags, rounded_weights) in exact.chain([(0, true), (15, true)]) {
             let [cap, gap, shift, steps] = [1, 2, 4, 8].map(|bit| flags & bit != 0);
-            let mut spec = LayerSpec::new([1, 8, 5][(i + flags) % 3], 1, dim);
-            spec.head_dim_v = dim_v;
+            let plain = LayerSpec::new([1, 8, 5][(i + flags) % 3], 1, dim);
+            let mut spec = LayerSpec { head_dim_v: dim_v, rounded_weights, ..plain };
             spec.dtype = [DType::F16, DType::BF16][(i + flags) % 2];
             spec.kv_dtype = spec.dtype;
             spec.out_code = (flags == 7).then_some(DType::E4M3);

@@ -35,6 +35,15 @@ pub struct LayerSpec {
     pub soft_cap: Option<f32>,
     /// Whether each query head has a sink: a logit that takes part in the softmax and carries no value.
     pub sinks: bool,
+    /// Whether a device may round softmax weights to V's type before they multiply V, once, as FlashAttention
+    /// (arXiv 2205.14135) and its successors do; their sums, and so the lse, are those of weights that are not rounded.
+    ///
+    /// It is a permission, off unless given. CUDA uses it where attention runs in matrix units, on Hopper's kernel and on
+    /// the portable one: q, K and V of one 16-bit type, but not values above 256 lanes that [turn](LayerSpec::v_rope).
+    /// There it saves a third of the products. Everything else has the bits that it has without: the reference, WebGPU,
+    /// f32, mixed types, codes. Before the epilogue outputs are then off by at most [`DType::rounded_weights_bound`]
+    /// beside the tolerance. As part of the layer kind it is the same for every row of a launch.
+    pub rounded_weights: bool,
     /// Rotation of q and k; `None` is NoPE.
     pub rope: Option<Rope>,
     /// Whether V turns too, as K does, after its norm. Then outputs are turned back by their own row's position, before
@@ -84,6 +93,7 @@ impl LayerSpec {
             v_in_k: false,
             soft_cap: None,
             sinks: false,
+            rounded_weights: false,
             rope: None,
             v_rope: false,
             q_norm: Norm::None,

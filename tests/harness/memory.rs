@@ -6,7 +6,7 @@ use colatent::layer::{KvScale, LayerSpec};
 use colatent::{DType, Device, Tensor};
 
 use super::Rng;
-use super::scene::Case;
+use super::scene::{Case, Signs};
 
 /// Random K and V where tokens are, NaN elsewhere: `[pages, heads, page_size, dim]`. Keyed by the order in which `views`
 /// meet the segments and by token, so that the place of a page does not matter.
@@ -61,6 +61,21 @@ pub fn choose(
         }
     }
     (selection, some)
+}
+
+/// Values with the case's signs.
+pub fn sign(case: &Case, page_size: usize, mut values: Vec<f32>) -> Vec<f32> {
+    for (vector, lanes) in values.chunks_mut(case.dims.1).enumerate() {
+        match case.signs {
+            Signs::Any => {}
+            Signs::Positive => lanes.iter_mut().for_each(|x| *x = x.abs()),
+            Signs::Opposed => {
+                let sign = [1.0, -1.0][vector % page_size % 2];
+                lanes.iter_mut().for_each(|x| *x = sign * x.abs());
+            }
+        }
+    }
+    values
 }
 
 pub fn spoil(case: &Case, cache: &KvCache, views: &[ViewId], mut values: Vec<f32>) -> Vec<f32> {

@@ -9,7 +9,7 @@ use colatent::layer::{Gate, Indexer, KvScale, LayerConstants, LayerSpec, LayerWe
 use colatent::{Buffer, DType, Device, Tensor, Workspace};
 
 use super::Rng;
-use super::memory::{choose, kv_tensors, pages, spoil, values_of};
+use super::memory::{choose, kv_tensors, pages, sign, spoil, values_of};
 
 /// Masks of published families, by the row of lifetimes that makes them.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -77,6 +77,16 @@ pub enum Kind {
     Sequential,
 }
 
+/// Signs of V's lanes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Signs {
+    Any,
+    /// None: V's sizes.
+    Positive,
+    /// Another one for each token, so that outputs are small beside what they are sums of.
+    Opposed,
+}
+
 /// One attention call, small enough to be a row of a table.
 #[derive(Debug, Clone)]
 pub struct Case {
@@ -100,12 +110,14 @@ pub struct Case {
     pub agents: usize,
     pub soft_cap: bool,
     pub sinks: bool,
+    pub rounded_weights: bool,
     pub gate: bool,
     pub norm: bool,
     /// Outputs are turned back by their row's slot.
     pub v_rope: bool,
     /// Pages as [page, slot, head, dim], at an offset, q inside a wider row.
     pub engine_layout: bool,
+    pub signs: Signs,
     /// One lane of V of every so many tokens is one of these in turn; 0 is never.
     pub spoiled: (usize, &'static [f32]),
     /// K and V that codes stand for, as f32.
@@ -153,10 +165,12 @@ impl Case {
         agents: 4,
         soft_cap: false,
         sinks: false,
+        rounded_weights: false,
         gate: false,
         norm: false,
         v_rope: false,
         engine_layout: false,
+        signs: Signs::Any,
         spoiled: (0, &[]),
         decoded: false,
         chosen: None,
@@ -171,6 +185,7 @@ impl Case {
             head_dim_v: self.dims.1,
             soft_cap: self.soft_cap.then_some(3.0),
             sinks: self.sinks,
+            rounded_weights: self.rounded_weights,
             rope: Some(Rope { first_lane: self.dims.0 - lanes, ..Rope::plain(lanes, 1e4, pairing) }),
             v_in_k: self.tail,
             v_rope: self.v_rope,
@@ -354,7 +369,7 @@ fn run_for(
     let shape = |d| [cache.num_pages(), case.heads.0, cache.page_size(), d];
     let k = pages(case, cache, views, dim, case.seed ^ 1);
     let v = pages(case, cache, views, dim_v, case.seed ^ 2);
-    let (mut k, mut v) = (k, spoil(case, cache, views, v));
+    let (mut k, mut v) = (k, spoil(case, cache, views, sign(case, cache.page_size(), v)));
     let selection = case.chosen.map(|_| {
         let (words, some) = choose(case, cache, views, rows, plan.selection_words());
         for (data, dim) in [(&mut k, dim), (&mut v, dim_v)] {
@@ -434,15 +449,23 @@ pub fn check(case: &Case) -> Result<(), String> {
     check_on(super::bare_devices(), case)
 }
 
-/// [`check`] of a list, on these devices. Most of the time goes to compiling kernels, so cases take turns on all cores.
+/// [`check`] of a list, on these devices.
 pub fn check_all<'a>(devices: &[Device], cases: impl IntoIterator<Item = &'a Case>) -> Result<(), String> {
+    check_each(cases, |case| check_on(devices, case))
+}
+
+/// Most of the time goes to compiling kernels, so cases take turns on all cores.
+pub fn check_each<'a>(
+    cases: impl IntoIterator<Item = &'a Case>,
+    check: impl Fn(&Case) -> Result<(), String> + Sync,
+) -> Result<(), String> {
     let cases: Vec<&Case> = cases.into_iter().collect();
     let (next, failures) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(2, usize::from).min(cases.len()) {
             scope.spawn(|| {
                 while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let failure = check_on(devices, case).err(); // before the lock, which other cores wait for
+                    let failure = check(case).err(); // before the lock, which other cores wait for
                     failures.lock().unwrap().extend(failure);
                 }
             });
