@@ -15,9 +15,9 @@
 //             scores(t + 1) | outputs(t) |              rescale by t + 1, weights(t + 1) -> registers
 //                            softmax(t + 1) ............|
 //           The producer goes on to the next item meanwhile (schedule.cuh).
-// Numerics  as attention.cu, of which it differs in the order of sums: f32 sums, finite sentinels, weights and turned
-//           queries in two 16-bit parts; NaN and infinities of V have the item done again at the end, with care and
-//           without overlap.
+// Numerics  as attention.cu, of which it differs in the order of sums: f32 sums, finite sentinels, turned queries in two
+//           16-bit parts, weights in WEIGHT_PARTS; NaN and infinities of V have the item done again at the end, with
+//           care and without overlap.
 // Limits    head dims (64, 64), (96, 96), (128, 128), (256, 256), (192, 128); K and V lie on 16 bytes, q on chunks.
 //           sm_90a; at most 227 KiB of shared memory, one workgroup per multiprocessor.
 // Constants KEYS, BOX, STAGES, GROUP, HEAD_PARTS, HEAD_DIM, VALUE_DIM, VALUE_PARTS = 1, QUERY_PARTS, WEIGHT_PARTS,

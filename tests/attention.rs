@@ -140,6 +140,9 @@ fn matrix_cases() -> Vec<Case> {
         Case { dtypes: (F16, F16), dims: (256, 256), tokens: 300, heads: (1, 1), mask: Window(90), ..p.clone() },
         Case { spoiled: (140, WILD), dtypes: (BF16, BF16), tokens: 300, heads: (1, 2), mask: Window(20), ..p.clone() },
         Case { spoiled: (60, WILD), dtypes: (F16, F16), dims: (96, 96), tokens: 90, mask: Chunked(20), ..p.clone() },
+        // Splits that grow: so many KV heads fill a GPU with few of them.
+        Case { dtypes: (BF16, BF16), dims: (64, 64), heads: (64, 1), tokens: 1700, kind: Decode, agents: 2, ..p.clone() },
+        Case { dtypes: (BF16, BF16), dims: (16, 16), heads: (64, 1), tokens: 3300, kind: Decode, agents: 2, ..p.clone() },
         // Items that are put off, of rows with several states, among others.
         Case { spoiled: (600, WILD), dtypes: (BF16, BF16), tokens: 1500, heads: (2, 2), kind: Decode, agents: 5, ..p.clone() },
     ]

@@ -24,6 +24,8 @@ struct BulkArgs : AttentionArgs {
     // Shares of all items.
     u32 num_shares;
     u32 padding;
+    // Shares that were taken besides each workgroup's first; 0 between launches.
+    u32* tickets;
     // [share of an item]: the one that was put off before it; see schedule.cuh.
     u32* put_off;
 };

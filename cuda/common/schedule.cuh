@@ -4,8 +4,9 @@
 //   producer    turn 0 | its K and V .... | turn 1 | its K and V .... | ... | pause | what was put off, with care | end
 //   consumers     turn 0: queries, products ..., state, merge | turn 1 ....
 //
-// The grid has as many workgroups as run at once. Each takes items in steps of the grid, so that nothing is counted and a
-// launch can be repeated; K and V of the next item are on their way while consumers finish this one.
+// The grid has as many workgroups as run at once. Each begins with an item of its own and takes the next that nobody has,
+// of a list that begins with the longest; who takes the last ticket puts the counter back to 0, so that a launch can be
+// repeated. K and V of the next item are on their way while consumers finish this one.
 // A turn is in two places, where it costs no registers: as the producer has said it, and as consumers have taken it.
 
 // No item.
@@ -43,10 +44,16 @@ DEVICE void init_schedule(Schedule& schedule) {
     schedule.put_off = NONE;
 }
 
-// The workgroup's i-th item. Back and forth: lists begin with the longest items, and nobody has the longest of every round.
-DEVICE u32 number_of(u32 i) {
-    const u32 own = of_tile(blockIdx.x);
-    return i * gridDim.x + (i % 2 == 0 ? own : gridDim.x - 1 - own);
+// The workgroup's next item, or one behind the last, once.
+DEVICE u32 next_number(u32 index, const BulkArgs& args) {
+    if (index == 0) {
+        return blockIdx.x;
+    }
+    const u32 ticket = atomicAdd(args.tickets, 1u);
+    if (ticket == args.num_shares - 1) {
+        atomicExch(args.tickets, 0u);
+    }
+    return gridDim.x + ticket;
 }
 
 // Says turn `index`, when the one before is no longer needed. By one thread of the producer.
@@ -54,7 +61,7 @@ DEVICE void say(Schedule& schedule, u32 index, const BulkArgs& args) {
     mbarrier_wait(schedule.empty, index % 2 ^ 1);
     Turn& turn = schedule.said;
     if (turn.kind == PASS || turn.kind == NOTHING_SEEN) {
-        const u32 number = number_of(index);
+        const u32 number = next_number(index, args);
         turn.kind = number < args.num_shares ? PASS : PAUSE;
         turn.number = number;
     } else {

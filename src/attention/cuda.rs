@@ -16,6 +16,10 @@ use crate::merge::cuda::{Epilogue, States, epilogue, launch_states};
 use crate::merge::params::MergeParams;
 use crate::{DType, Device, Error, Result, Tensor, Workspace};
 
+/// Workgroups that a large GPU runs at once: two per multiprocessor, of Hopper's kernel one. Not asked of the device, so that
+/// bits are the same on all of an architecture.
+const RUN_AT_ONCE: usize = 256;
+
 /// Threads of a query: a warp has 16 of them.
 const THREADS: usize = 2;
 
@@ -63,11 +67,11 @@ fn weight_parts(spec: &LayerSpec) -> usize {
     if spec.rounded_weights && uses_matrix_units(spec) { 1 } else { 2 }
 }
 
-/// The rows of the table of tiles, as wide as registers allow without a spill. Splits are 512 keys. Not yet measured on
-/// hardware.
+/// The rows of the table of tiles, as wide as registers allow without a spill. Splits begin with 512 keys. Not yet measured
+/// on hardware.
 pub(super) fn tile(arch: Arch, spec: &LayerSpec) -> Tile {
     if sm90::serves(arch, spec) {
-        return sm90::tile(spec);
+        return sm90::tile(spec).with_growing_splits(spec, RUN_AT_ONCE / 2);
     }
     let (dim, dim_v) = (spec.head_dim, spec.head_dim_v);
     let (queries, keys, reason) = match (uses_matrix_units(spec), dim.max(dim_v)) {
@@ -80,7 +84,7 @@ pub(super) fn tile(arch: Arch, spec: &LayerSpec) -> Tile {
         (false, _) if dim <= 320 => (32, 16, "f32 or mixed types, heads above 256"),
         (false, _) => (32, 8, "f32 or mixed types, heads above 320"),
     };
-    Tile::of_cuda(queries * THREADS, queries, keys, reason)
+    Tile::of_cuda(queries * THREADS, queries, keys, reason).with_growing_splits(spec, RUN_AT_ONCE)
 }
 
 /// How often a layer kind's tiles fit into shared memory, as `cuda/common/tile.cuh` lays them out.
@@ -297,11 +301,12 @@ pub(super) fn ready(plan: &AttentionPlan, gpu: &Arc<Gpu>, workspace: &mut Worksp
     load(plan, list, gpu, workspace).map(|_| ())
 }
 
-/// Tables and scratch memory of the plan. The counters of arrivals are among the tables, so that they begin as zeros.
+/// Tables and scratch memory of the plan. The counters, of items that were taken and of arrivals, are among the tables, so
+/// that they begin as zeros.
 fn load(plan: &AttentionPlan, list: &WorkList, gpu: &Arc<Gpu>, workspace: &mut Workspace) -> Result<CudaSpace> {
     let spec = &plan.spec;
     let scratch = put_off_base(plan, list) + sm90::put_off_bytes(list.items.len() * plan.tile.shares(spec));
-    let counters = plan.num_rows * spec.num_kv_heads * plan.tile.head_parts(spec);
+    let counters = 1 + plan.num_rows * spec.num_kv_heads * plan.tile.head_parts(spec);
     workspace.load_cuda(OP, gpu, plan.id, scratch, || tables::words(plan, list, counters))
 }
 
@@ -388,6 +393,7 @@ pub(super) fn run(
     let space = load(plan, list, gpu, workspace)?;
     let states = states(plan, list, space);
     let Epilogue { params: merge, constants, gate, out, lse: out_lse } = epilogue(gpu, &plan.outputs(args), &states)?;
+    let tickets = space.tables + tables::COUNTERS as u64 * 4;
     let kernel_args = Args {
         params: AttentionParams::new(
             plan,
@@ -403,7 +409,7 @@ pub(super) fn run(
         v,
         partials: states.states,
         lse: states.lse,
-        arrivals: space.tables + tables::ARRIVALS as u64 * 4,
+        arrivals: tickets + 4,
         constants,
         gate,
         out,
@@ -416,7 +422,7 @@ pub(super) fn run(
     let shares = list.items.len() * plan.tile.shares(spec);
     let put_off = space.scratch + put_off_base(plan, list) as u64;
     let is_sm90 = sm90::serves(gpu.arch(), spec);
-    let bulk_args = is_sm90.then(|| sm90::bulk_args(plan, list, gpu, kernel_args, args, put_off));
+    let bulk_args = is_sm90.then(|| sm90::bulk_args(plan, list, gpu, kernel_args, args, [tickets, put_off]));
     let launched = gpu.launch(&Launch {
         kernel: &kernel,
         groups: if is_sm90 { sm90::workgroups(gpu, shares) } else { shares },

@@ -24,6 +24,7 @@ pub(crate) mod problem;
 mod reference;
 #[cfg(feature = "cuda")]
 mod sm90;
+mod splits;
 mod tables;
 #[cfg(feature = "webgpu")]
 mod webgpu;

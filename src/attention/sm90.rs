@@ -42,8 +42,9 @@ pub(super) struct BulkArgs {
     num_consumers: u32,
     num_shares: u32,
     rest: u32,
+    tickets: u64,
     put_off: u64,
-    padding_behind: [u64; 13],
+    padding_behind: [u64; 12],
 }
 
 const _: () = assert!(size_of::<BulkArgs>() == 768);
@@ -59,7 +60,7 @@ pub(super) fn serves(arch: Arch, spec: &LayerSpec) -> bool {
         && HEAD_DIMS.contains(&(spec.head_dim, spec.head_dim_v))
 }
 
-/// Its rows of the table of tiles. Splits are 512 keys, or the tiles that fit. Not yet measured on hardware.
+/// Its rows of the table of tiles. Splits begin with 512 keys, or the tiles that fit. Not yet measured on hardware.
 pub(super) fn tile(spec: &LayerSpec) -> Tile {
     // A thread keeps outputs, scores and weights in registers, and there is room for two stages with turned queries too,
     // but for the widest heads.
@@ -100,14 +101,14 @@ pub(super) fn put_off_bytes(shares: usize) -> usize {
 }
 
 /// The argument, with maps of K and V as `tensors` has them, if there are boxes and the driver makes maps of such strides.
-/// `put_off` is the address of the list of shares.
+/// Addresses of the counter of items that were taken and of the list of those that were put off.
 pub(super) fn bulk_args(
     plan: &AttentionPlan,
     list: &WorkList,
     gpu: &Gpu,
     args: Args,
     tensors: &AttentionArgs<'_>,
-    put_off: u64,
+    [tickets, put_off]: [u64; 2],
 ) -> BulkArgs {
     let keys = keys_of_box(&plan.tile, plan.page_size);
     let map = |tensor: &Tensor, address: u64| {
@@ -128,6 +129,7 @@ pub(super) fn bulk_args(
         has_maps: u32::from(maps.is_some()),
         num_consumers: (most_rows * plan.tile.heads(&plan.spec)).div_ceil(CONSUMER_QUERIES).clamp(1, 2) as u32,
         num_shares: (list.items.len() * plan.tile.shares(&plan.spec)) as u32,
+        tickets,
         put_off,
         ..bytemuck::Zeroable::zeroed()
     }

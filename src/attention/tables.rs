@@ -6,9 +6,10 @@ use super::worklist::{WorkList, rule_words};
 /// Words of the table header; see `shaders/attention.wgsl`.
 const HEADER_WORDS: usize = 12;
 
-/// First word of the counters of arrivals, one per row and part of the query heads, where the launch also merges.
+/// First word of the counters, where the launch also merges: of items that were taken, then of arrivals, one per row and
+/// part of the query heads.
 #[cfg(feature = "cuda")]
-pub(crate) const ARRIVALS: usize = HEADER_WORDS;
+pub(crate) const COUNTERS: usize = HEADER_WORDS;
 
 /// First word of the merge's header: the last four of ours.
 pub(crate) const MERGE_HEADER: usize = HEADER_WORDS - 4;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::params::AttentionParams;
 use super::plan::Work;
 use super::problem::OP;
+use super::splits::Splits;
 use super::tables;
 use super::worklist::{Tile, WorkList, value_parts};
 use super::{AttentionArgs, AttentionPlan};
@@ -66,7 +67,7 @@ pub(super) fn covering_variants() -> Vec<Variant> {
         lanes,
         queries: 64,
         keys: 48,
-        split_tiles: 10,
+        splits: Splits { keys: 480, of_a_size: u32::MAX },
         subgroup,
         is_spread: lanes < 128,
         merges: false,

@@ -8,6 +8,7 @@
 use super::merge_lists::{EntryStates, merge_lists};
 use super::plan::Stats;
 use super::problem::AttentionProblem;
+use super::splits::Splits;
 use crate::kv::{Birth, Death, Lifetime, Modality, Segment};
 use crate::layer::LayerSpec;
 use crate::{Device, Result};
@@ -24,8 +25,8 @@ pub(crate) struct Tile {
     pub queries: usize,
     /// Keys.
     pub keys: usize,
-    /// Tiles of keys in one split of a decode row: about 500 keys. Fixed, so that bits do not depend on the batch.
-    pub split_tiles: usize,
+    /// Splits of a decode row. Fixed, so that bits do not depend on the batch.
+    pub splits: Splits,
     /// Lanes of a subgroup for the shader that uses them, in which a lane owns its queries; 0 elsewhere.
     pub subgroup: usize,
     /// Whether the driver gives each of its threads a contiguous part of the workgroups, so that long items must be
@@ -37,10 +38,23 @@ pub(crate) struct Tile {
 }
 
 impl Tile {
-    /// A row of CUDA's part of the table: splits are 512 keys, or the tiles that fit, and the launch merges.
+    /// A row of CUDA's part of the table: splits begin with 512 keys, or the tiles that fit, and the launch merges.
     #[cfg(feature = "cuda")]
     pub fn of_cuda(lanes: usize, queries: usize, keys: usize, reason: &'static str) -> Tile {
-        Tile { lanes, queries, keys, split_tiles: 512 / keys, subgroup: 0, is_spread: false, merges: true, reason }
+        let splits = Splits { keys: (512 / keys * keys) as u32, of_a_size: u32::MAX };
+        Tile { lanes, queries, keys, splits, subgroup: 0, is_spread: false, merges: true, reason }
+    }
+
+    /// With splits that grow, on a device that runs `workgroups` at once. Not where windows or choices leave few keys of
+    /// a long segment: those would be in one split.
+    #[cfg(feature = "cuda")]
+    pub fn with_growing_splits(self, spec: &LayerSpec, workgroups: usize) -> Tile {
+        let lives_on = |modality| spec.lifetimes.get(modality).death == Death::Never;
+        if spec.indexer.is_some() || !Modality::ALL.into_iter().all(lives_on) {
+            return self;
+        }
+        let of_a_size = (workgroups / self.shares(spec)).max(2) as u32;
+        Tile { splits: Splits { of_a_size, ..self.splits }, ..self }
     }
 
     /// Query heads of one item: the most that divide a group and fit into a tile.
@@ -64,7 +78,7 @@ impl Tile {
             lanes,
             queries: 64,
             keys: 48,
-            split_tiles: 10,
+            splits: Splits { keys: 480, of_a_size: u32::MAX },
             subgroup: 0,
             is_spread,
             merges: false,
@@ -306,12 +320,12 @@ impl WorkList {
         for (segment, classes) in &segments {
             let pages_begin = list.pages.len() as u32;
             list.pages.extend_from_slice(segment.pages());
-            for (sights, split) in classes.iter().zip([(tile.split_tiles * tile.keys) as u32, u32::MAX]) {
+            for (sights, splits) in classes.iter().zip([tile.splits, Splits::NONE]) {
                 for sight in sights {
                     list.tiles_unshared += unshared_tiles(spec, segment, *sight, rows_per_tile, tile.keys as u32);
                 }
                 for rows in tiles_of_rows(sights, rows_per_tile) {
-                    list.push_tile(spec, segment, &rows, pages_begin, split, tile.keys as u32, &mut states);
+                    list.push_tile(spec, segment, &rows, pages_begin, splits, tile.keys as u32, &mut states);
                 }
             }
         }
@@ -366,14 +380,14 @@ impl WorkList {
         segment: &Segment,
         rows: &[Sight],
         pages_begin: u32,
-        split: u32,
+        splits: Splits,
         keys: u32,
         states: &mut Vec<EntryStates>,
     ) {
         let rows_begin = self.item_rows.len() as u32;
         let num_rows: u32 = rows.iter().map(|s| s.rows).sum();
         let (first_state, first_item) = (self.num_partials, self.items.len());
-        let mut open: Option<u32> = None;
+        let mut open: Option<u64> = None;
         for span in segment.spans() {
             let lifetime = spec.lifetimes.get(span.modality);
             let (start, end) = (span.start, span.start + span.len);
@@ -382,8 +396,7 @@ impl WorkList {
             for (mut begin, end_of_part, full) in parts {
                 while begin < end_of_part {
                     // A tile of keys belongs to the split in which it begins.
-                    let this_split = begin / split;
-                    let next = u64::from(this_split + 1) * u64::from(split);
+                    let (this_split, next) = splits.at(begin);
                     let tiles = (next - u64::from(start)).div_ceil(u64::from(keys));
                     let end = (u64::from(start) + tiles * u64::from(keys)).min(u64::from(end_of_part)) as u32;
                     if open != Some(this_split) {
