@@ -34,8 +34,9 @@
 // Limits    head dims are multiples of 8, parts of the value up to 256 lanes; K and V lie on 16 bytes, q on chunks.
 //           sm_80 and up, at most 99 KiB of shared memory.
 // Constants QUERIES, KEYS, STAGES, GROUP, HEAD_PARTS, HEAD_DIM, VALUE_DIM, VALUE_PARTS, USES_MATRIX_UNITS, QUERY_PARTS,
-//           WEIGHT_PARTS, SHARED_BYTES, WRITES_STATES, HAS_SOFT_CAP, HAS_GAP, HAS_SHIFT, HAS_STEPS, HAS_TOKEN_SCALES, HAS_TAIL,
-//           HAS_SELECTION, PAIRS_ARE_HALVES, ROPE_FIRST, ROPE_PAIRS, ROTATION (of outputs); storage q, k, v, gate, out.
+//           WEIGHT_PARTS, SHARED_BYTES, WRITES_STATES, HAS_SOFT_CAP, HAS_GAP, HAS_SHIFT, HAS_STEPS, HAS_TOKEN_SCALES,
+//           HAS_TAIL, HAS_SELECTION, PAIRS_ARE_HALVES, ROPE_FIRST, ROPE_PAIRS, ROTATION (of outputs); storage q, k, v,
+//           gate, out.
 // #include "common/prelude.cuh"
 // #include "common/warp.cuh"
 // #include "common/async.cuh"

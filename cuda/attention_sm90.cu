@@ -21,8 +21,8 @@
 // Limits    head dims (64, 64), (96, 96), (128, 128), (256, 256), (192, 128); K and V lie on 16 bytes, q on chunks.
 //           sm_90a; at most 227 KiB of shared memory, one workgroup per multiprocessor.
 // Constants KEYS, BOX, STAGES, GROUP, HEAD_PARTS, HEAD_DIM, VALUE_DIM, VALUE_PARTS = 1, QUERY_PARTS, WEIGHT_PARTS,
-//           SHARED_BYTES, WRITES_STATES, HAS_SOFT_CAP, HAS_GAP, HAS_SHIFT, HAS_STEPS, PAIRS_ARE_HALVES, ROPE_FIRST, ROPE_PAIRS,
-//           ROTATION = 0; storage q, k, v, gate, out.
+//           SHARED_BYTES, WRITES_STATES, HAS_SOFT_CAP, HAS_GAP, HAS_SHIFT, HAS_STEPS, PAIRS_ARE_HALVES, ROPE_FIRST,
+//           ROPE_PAIRS, ROTATION = 0; storage q, k, v, gate, out.
 // #include "common/prelude.cuh"
 // #include "common/warp.cuh"
 // #include "common/async.cuh"

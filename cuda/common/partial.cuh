@@ -56,7 +56,8 @@ DEVICE void write_rows(const f32 (&out)[VALUE_TILES][4], const f32 (&most)[2], c
 #pragma unroll
             for (u32 e = 0; e < 2; e++) {
                 const f32 x = is_empty ? 0.0f : fmaf(out[n][i * 2 + e], inverse, 0.0f);
-                const f32 y = is_empty || n + 1 == VALUE_TILES ? 0.0f : fmaf(out[(n + 1) % VALUE_TILES][i * 2 + e], inverse, 0.0f);
+                const bool has_both = n + 1 < VALUE_TILES;
+                const f32 y = is_empty || !has_both ? 0.0f : fmaf(out[has_both ? n + 1 : n][i * 2 + e], inverse, 0.0f);
                 keep[e] = odd != 0 ? y : x;
                 give[e] = odd != 0 ? x : y;
             }
