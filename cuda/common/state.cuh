@@ -144,7 +144,7 @@ template <u32 HEAD_CHUNKS>
 DEVICE void merge_head(const MergeParams& params, const MergeMemory& memory, const u32* list, u32 count, u32 row,
                        u32 head, u32 thread, const u32* position) {
     constexpr u32 OWN = (HEAD_CHUNKS + 31) / 32; // chunks of a lane
-    constexpr u32 BATCH = 4; // states in flight
+    constexpr u32 BATCH = OWN == 1 ? 8 : 4; // states in flight; 16 have spilled
     const u32 lane = thread % 32;
 
     // -- largest lse
@@ -174,22 +174,20 @@ DEVICE void merge_head(const MergeParams& params, const MergeMemory& memory, con
             f32x4 loaded[BATCH][OWN];
 #pragma unroll
             for (u32 j = 0; j < BATCH; j++) {
-                const u32 entry = shuffle(state.entry, from + j);
+                const bool is_pending = (pending >> (from + j) & 1) != 0;
+                const u32 entry = is_pending ? shuffle(state.entry, from + j) : 0;
                 const u64 place = u64(entry) * params.state_row_stride + u64(head) * params.state_head_stride;
 #pragma unroll
                 for (u32 n = 0; n < OWN; n++) {
                     const u32 chunk = lane + 32 * n;
-                    if ((pending >> (from + j) & 1) != 0 && chunk < HEAD_CHUNKS) {
-                        loaded[j][n] = load_chunk(memory.states, place + chunk);
-                    } else {
-                        loaded[j][n] = splat(0.0f);
-                    }
+                    const bool is_own = is_pending && chunk < HEAD_CHUNKS;
+                    loaded[j][n] = is_own ? load_chunk(memory.states, place + chunk) : splat(0.0f);
                 }
             }
 #pragma unroll
             for (u32 j = 0; j < BATCH; j++) {
-                const f32 w = shuffle(weight, from + j);
                 if ((pending >> (from + j) & 1) != 0) {
+                    const f32 w = shuffle(weight, from + j);
                     total += w;
 #pragma unroll
                     for (u32 n = 0; n < OWN; n++) {

@@ -134,7 +134,6 @@ impl LayerSpec {
     }
 
     /// Whether a row that has been merged is not the output yet.
-    #[cfg(any(feature = "webgpu", feature = "cuda"))]
     pub(crate) fn has_epilogue(&self) -> bool {
         self.v_rope || self.out_norm != Norm::None || self.gate != Gate::None
     }
