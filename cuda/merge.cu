@@ -8,7 +8,7 @@
 //           out [row, num_q_heads, value dim]; gate the same, or one per head; lse [row, num_q_heads] f32.
 // Grid      one warp per (row, head), heads fastest; blocks of THREADS.
 // Numerics  f32, one rounding at the store. States are added in the order of index; an empty state is skipped.
-// Memory    every state is read once: 16 bytes a lane, a head's chunks side by side, 4 states in flight. No shared
+// Memory    every state is read once: 16 bytes a lane, a head's chunks side by side, some states in flight. No shared
 //           memory. The floor is 4 bytes per value and state plus the stores; see common/state.cuh.
 // Limits    value dims are multiples of 4 up to 512; rows * num_q_heads below 2^32.
 // Header    THREADS, VALUE_CHUNKS (value dim / 4), ROTATION; storage gate, out.

@@ -4,7 +4,7 @@
 //   m = max lse_i    w_i = exp(lse_i - m)    x = sum w_i out_i / sum w_i    lse = m + ln(sum w_i)
 //
 // Lanes own chunks of values: lane l chunks l, l + 32 and so on. The lse of 32 states are loaded at once, one per lane, and
-// their weights handed round by shuffles, so that each is computed once; outputs are read once, 4 states in flight.
+// their weights handed round by shuffles, so that each is computed once; outputs are read once, BATCH states in flight.
 // Total weight and values are summed in the order of the list. An empty state is known by its lse and takes no part:
 // its output is not even read and may hold anything. After dtype.cuh, warp.cuh, lse.cuh, vector.cuh, norm.cuh, gate.cuh.
 // Constants ROTATION: how outputs turn back by the row's position, by chunks or not at all; storage gate, out.
