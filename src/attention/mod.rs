@@ -26,6 +26,7 @@ mod reference;
 mod sm90;
 mod splits;
 mod tables;
+mod tile;
 #[cfg(feature = "webgpu")]
 mod webgpu;
 mod worklist;

@@ -2,7 +2,8 @@
 
 use super::problem::{AttentionProblem, OP, selection_words};
 use super::reference::Snapshot;
-use super::worklist::{Tile, WorkList};
+use super::tile::Tile;
+use super::worklist::WorkList;
 use crate::backend::next_plan_id;
 use crate::kv::Lifetimes;
 use crate::layer::LayerSpec;

@@ -1,7 +1,8 @@
 //! The attention kernel for Hopper (`cuda/attention_sm90.cu`): which layer kinds it serves, tile and memory.
 
 use super::cuda::Args;
-use super::worklist::{Tile, WorkList};
+use super::tile::Tile;
+use super::worklist::WorkList;
 use super::{AttentionArgs, AttentionPlan};
 use crate::backend::cuda::{Arch, Boxes, Gpu, TensorMap};
 use crate::layer::LayerSpec;
