@@ -6,7 +6,13 @@
 //! the shader for subgroups (mask and path); an index score without its floor of 0, in the shader and in the CUDA kernel, and
 //! index lanes that turn in adjacent pairs (mask of DeepSeek V3.2); FLUX's text with the image's norms (path); PaliGemma 2's
 //! prefix within the window, the first image of Llama 3.2 seen behind the second (mask, path, attention alone).
+#[path = "kv_append/append.rs"]
+mod append;
 mod harness;
+#[path = "golden/latent.rs"]
+mod latent;
+#[path = "golden/projections.rs"]
+mod projections;
 
 use colatent::attention::{AttentionArgs, AttentionPlan, AttentionProblem, QueryRows};
 use colatent::kv::KvCache;

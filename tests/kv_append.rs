@@ -3,7 +3,8 @@
 //! Proves: every device agrees with the reference over a table of named shapes, storages, norms, rotations and page
 //! layouts; nothing but the elements of the outputs is written (outputs, pages, gaps and guard bands start as a NaN
 //! pattern that must survive bit for bit) and nothing but the parts is read (gates, gaps and idle position axes hold
-//! garbage); the reference agrees with recordings of published models; angles are right to 2e-7 at positions of
+//! garbage); the reference agrees with recordings of published models
+//! (`golden::projections`); angles are right to 2e-7 at positions of
 //! millions and below zero; the laws of rotation, identity, page permutation and batching hold; every refusal leaves
 //! memory as it was. A case that fails in the property test prints as a row for the table.
 //!
@@ -32,13 +33,12 @@
 //!   turn rounded up from a quarter of it: the closed forms (`positions`), alone among that file's.
 mod harness;
 
-use colatent::DType::F32;
 use colatent::Tolerance;
-use harness::golden::recordings;
-use harness::recorded::{Layer, recorded_lanes};
 use harness::{compare, compare_within, devices};
 use proptest::prelude::*;
 
+#[path = "kv_append/append.rs"]
+mod append;
 #[path = "kv_append/case.rs"]
 mod case;
 #[path = "kv_append/codes.rs"]
@@ -56,7 +56,7 @@ mod setup;
 #[path = "kv_append/tail.rs"]
 mod tail;
 use case::{CASES, Case, any_case};
-use setup::{Setup, append_from};
+use setup::Setup;
 
 /// Runs a case on every device and compares with the reference.
 fn check(case: &Case) -> Result<(), String> {
@@ -103,42 +103,5 @@ proptest! {
     #[test]
     fn devices_agree_on_any_case(case in any_case()) {
         check(&case).map_err(TestCaseError::fail)?;
-    }
-}
-
-#[test]
-fn recordings_of_published_models_are_met() {
-    for (name, golden) in recordings() {
-        let layer = Layer::of(&golden);
-        let spec = &layer.spec;
-        for device in devices() {
-            let (mut q, mut k, mut v) = (vec![], vec![], vec![]);
-            for (run, weights) in &layer.runs {
-                let rows = &layer.packed[run.start * layer.layout.width..run.end * layer.layout.width];
-                let positions = &layer.positions[run.clone()];
-                let own = append_from(device, (spec, layer.layout), weights.clone(), rows, positions);
-                q.extend(own.0);
-                k.extend(own.1);
-                v.extend(own.2);
-            }
-            // The recording's angles are f32: position * inv_freq with both rounded at 2^-24, so off by 2^-23 of
-            // themselves where the frequency is not exactly 1. It moves a lane by that much of its partner.
-            let frequencies = spec.rope.iter().flat_map(|r| &r.inv_freq).filter(|&&f| f < 1.0);
-            let radians = frequencies.fold(0.0, |most: f64, f| most.max(*f)) as f32 * golden.tokens() as f32;
-            let tol = |want: &[f32]| {
-                let base = F32.tolerance();
-                let largest = want.iter().fold(0f32, |most, x| most.max(x.abs()));
-                Tolerance { atol: base.atol + radians / (1u32 << 23) as f32 * largest, ..base }
-            };
-            let what = |n: &str| format!("{name} {n} on {device}");
-            let (want_q, want_k) = (recorded_lanes(&golden, "attn.q"), recorded_lanes(&golden, "attn.k"));
-            // A drafter's context and images that text reads have no queries, and that text has no keys.
-            let q = &q[q.len() - want_q.len()..];
-            assert_eq!(q.len(), golden.queries() * spec.num_q_heads * spec.head_dim);
-            compare_within(&what("q"), q, &want_q, tol(&want_q)).unwrap();
-            compare_within(&what("k"), &k[..want_k.len()], &want_k, tol(&want_k)).unwrap();
-            let want_v = golden.by_token("attn.v");
-            compare(&what("v"), &v[..want_v.len()], &want_v, F32).unwrap();
-        }
     }
 }

@@ -5,7 +5,7 @@ use colatent::layer::{Gate, LayerConstants, LayerSpec, PackedLayout, Part, Rope}
 use colatent::{DType::F32, Tensor, Workspace};
 
 use super::case::{BASE, Case, Rms, Scaled, turn};
-use super::setup::append_from;
+use crate::append::append_from;
 use crate::harness::{Rng, devices, poisoned};
 use colatent::layer::Pairing::Half;
 

@@ -2,11 +2,12 @@
 
 use colatent::DType::{self, E4M3, F16, F32, I8};
 use colatent::kv_append::{KvAppendArgs, KvAppendPlan, KvAppendProblem, PADDING};
-use colatent::layer::{KvScale, LayerConstants, LayerSpec, LayerWeights, PackedLayout};
+use colatent::layer::{KvScale, LayerConstants, LayerSpec, LayerWeights};
 use colatent::{Buffer, Device, Error, Tensor, Workspace};
 
 use super::case::{Case, Fused, Hnd, Nhd};
-use crate::harness::{Rng, poisoned};
+use crate::append::append_from;
+use crate::harness::Rng;
 
 /// A NaN whose bits no kernel makes.
 fn poison(dtype: DType) -> Vec<u8> {
@@ -233,26 +234,4 @@ pub fn append(
     positions: &[[i32; 4]],
 ) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
     append_from(device, (spec, spec.packed()), weights, packed, positions)
-}
-
-/// As [`append`], from rows packed in another way.
-pub fn append_from(
-    device: &Device,
-    (spec, layout): (&LayerSpec, PackedLayout),
-    weights: LayerWeights,
-    packed: &[f32],
-    positions: &[[i32; 4]],
-) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
-    let places: Vec<u32> = (0..positions.len() as u32).collect();
-    let (rows, kv) = (places.len(), spec.num_kv_heads);
-    let problem = KvAppendProblem { spec, layout, page_size: 1, num_pages: rows, places: &places, positions };
-    let plan = KvAppendPlan::new(device, &problem).unwrap();
-    let constants = LayerConstants::new(device, spec, weights).unwrap();
-    let packed = Tensor::from_f32(device, spec.dtype, &[rows, layout.width], packed).unwrap();
-    let q = poisoned(device, spec.dtype, &[rows, spec.num_q_heads, spec.head_dim]);
-    let k = poisoned(device, spec.kv_dtype, &[rows, kv, 1, spec.head_dim]);
-    let v = poisoned(device, spec.kv_dtype, &[rows, kv, 1, spec.head_dim_v]);
-    let args = KvAppendArgs { packed: &packed, constants: &constants, q: &q, k: &k, v: &v };
-    plan.run(&args, &mut Workspace::new(device).unwrap()).unwrap();
-    (q.read_f32().unwrap(), k.read_f32().unwrap(), v.read_f32().unwrap())
 }

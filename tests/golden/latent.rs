@@ -3,23 +3,17 @@
 //! latent row is stored once, normed in its first lanes and turned in its last.
 //! Planted and seen red, in each case by all but the refusals: the norm of the latent over the shared lanes too (CUDA
 //! kernel; shader); v stored again over the first lanes of k (CUDA kernel).
-mod harness;
-
+use crate::harness::choice::choose;
+use crate::harness::golden::{Golden, recordings};
+use crate::harness::recorded::Layer;
+use crate::harness::{compare_within, devices, poisoned};
+use crate::{PAGE_SIZE, TOLERANCE};
 use colatent::attention::{AttentionArgs, AttentionPlan, AttentionProblem, QueryRows};
 use colatent::kv::{KvCache, Modality};
 use colatent::kv_append::{KvAppendArgs, KvAppendPlan, KvAppendProblem};
 use colatent::layer::{Latent, LayerConstants, LayerSpec, LayerWeights, Norm, PackedLayout};
 use colatent::merge::{MergeArgs, MergePlan, MergeProblem};
-use colatent::{DType, Device, Error, Tensor, Tolerance, Workspace};
-use harness::choice::choose;
-use harness::golden::{Golden, recordings};
-use harness::recorded::Layer;
-use harness::{compare_within, devices, poisoned};
-
-const PAGE_SIZE: usize = 16;
-
-/// f32 on both sides: the recording's own sums differ from ours by a few times 1e-6.
-const TOLERANCE: Tolerance = Tolerance { atol: 2e-5, rtol: 2e-5 };
+use colatent::{DType, Device, Error, Tensor, Workspace};
 
 fn latent_recordings() -> impl Iterator<Item = (&'static str, Golden)> {
     recordings().into_iter().filter(|(_, golden)| golden.has("raw.kv_b_proj.out"))
@@ -210,7 +204,7 @@ fn a_latent_row_is_stored_once() {
         let (of, (cache, rows)) = (latent(&golden), stream(golden.tokens()));
         let raw = golden.values("raw.kv_a_proj_with_mqa.out");
         let weights = golden.values("weight.kv_a_layernorm.weight");
-        let shared = harness::recorded::recorded_lanes(&golden, "attn.k");
+        let shared = crate::harness::recorded::recorded_lanes(&golden, "attn.k");
         let (heads, dim, width) = (Layer::of(&golden).spec.num_kv_heads, of.own + of.shared, of.rank + of.shared);
         let mut want = Vec::new();
         for token in 0..golden.tokens() {
