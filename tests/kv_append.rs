@@ -3,10 +3,9 @@
 //! Proves: every device agrees with the reference over a table of named shapes, storages, norms, rotations and page
 //! layouts; nothing but the elements of the outputs is written (outputs, pages, gaps and guard bands start as a NaN
 //! pattern that must survive bit for bit) and nothing but the parts is read (gates, gaps and idle position axes hold
-//! garbage); the reference agrees with recordings of published models
-//! (`golden::projections`); angles are right to 2e-7 at positions of
-//! millions and below zero; the laws of rotation, identity, page permutation and batching hold; every refusal leaves
-//! memory as it was. A case that fails in the property test prints as a row for the table.
+//! garbage); the reference agrees with recordings of published models (`golden::projections`); angles are right to 2e-7
+//! at positions of millions and below zero; the laws of rotation, identity, page permutation and batching hold; every
+//! refusal leaves memory as it was. A case that fails in the property test prints as a row for the table.
 //!
 //! Planted bugs, each seen red and taken out again:
 //! - kernel, `a cos + b sin` in the half-split rotation: the table, the property, the worked example, the recordings,

@@ -1,14 +1,19 @@
 // partial.cuh: what a thread's two queries come to when all keys are done: a partial state each, or with WRITES_STATES
 // false, where a row has one state and nothing is done to it, the row itself. After softmax.cuh, state.cuh and steps.cuh.
 
+// Of the quad of lanes that has a query.
+DEVICE f32 quad_sum(f32 x) {
+    x += shuffle_xor(x, 1);
+    return x + shuffle_xor(x, 2);
+}
+
 // `first_state` is that of the item's first row. Whole warps.
 DEVICE void write_partial(const f32 (&out)[VALUE_TILES][4], const f32 (&most)[2], const f32 (&total)[2], u32 query,
                           u32 num_queries, u32 first_state, u32 share, const AttentionArgs& args) {
     const u32 lane = thread_of_tile() % 32;
 #pragma unroll
     for (u32 i = 0; i < 2; i++) {
-        f32 sum = total[i] + shuffle_xor(total[i], 1);
-        sum += shuffle_xor(sum, 2);
+        const f32 sum = quad_sum(total[i]);
         const u32 mine = query + i * 8;
         if (mine >= num_queries) {
             continue;
@@ -36,8 +41,7 @@ DEVICE void write_rows(const f32 (&out)[VALUE_TILES][4], const f32 (&most)[2], c
     const u32 lane = thread_of_tile() % 32, odd = lane % 2;
 #pragma unroll
     for (u32 i = 0; i < 2; i++) {
-        f32 sum = total[i] + shuffle_xor(total[i], 1);
-        sum += shuffle_xor(sum, 2);
+        const f32 sum = quad_sum(total[i]);
         const bool is_mine = query + i * 8 < num_queries;
         const u32 mine = is_mine ? query + i * 8 : 0;
         const u32 row = args.tables[rows + mine / GROUP * 8], head = first_head_of(share) + mine % GROUP;

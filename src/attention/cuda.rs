@@ -306,7 +306,8 @@ pub(super) fn ready(plan: &AttentionPlan, gpu: &Arc<Gpu>, workspace: &mut Worksp
 /// that they begin as zeros.
 fn load(plan: &AttentionPlan, list: &WorkList, gpu: &Arc<Gpu>, workspace: &mut Workspace) -> Result<CudaSpace> {
     let spec = &plan.spec;
-    let scratch = put_off_base(plan, list) + sm90::put_off_bytes(list.items.len() * plan.tile.shares(spec));
+    let num_put_off = if sm90::serves(gpu.arch(), spec) { list.num_shares(&plan.tile, spec) } else { 0 };
+    let scratch = put_off_base(plan, list) + num_put_off * 4;
     let counters = 1 + plan.num_rows * spec.num_kv_heads * plan.tile.head_parts(spec);
     workspace.load_cuda(OP, gpu, plan.id, scratch, || tables::words(plan, list, counters))
 }
@@ -321,7 +322,7 @@ fn lse_base(plan: &AttentionPlan, list: &WorkList) -> usize {
     num_states(plan, list) * plan.spec.head_dim_v * 4
 }
 
-/// Bytes of the partial states, behind which a list of the kernel for Hopper lies.
+/// Bytes of the partial states, behind which the kernel for Hopper has a word per share (`cuda/common/schedule.cuh`).
 fn put_off_base(plan: &AttentionPlan, list: &WorkList) -> usize {
     lse_base(plan, list) + num_states(plan, list) * 4
 }
@@ -420,7 +421,7 @@ pub(super) fn run(
         v_scales,
         selection,
     };
-    let shares = list.items.len() * plan.tile.shares(spec);
+    let shares = list.num_shares(&plan.tile, spec);
     let put_off = space.scratch + put_off_base(plan, list) as u64;
     let is_sm90 = sm90::serves(gpu.arch(), spec);
     let bulk_args = is_sm90.then(|| sm90::bulk_args(plan, list, gpu, kernel_args, args, [tickets, put_off]));

@@ -96,11 +96,6 @@ pub(super) fn workgroups(gpu: &Gpu, shares: usize) -> usize {
     shares.min(gpu.num_sms())
 }
 
-/// Bytes of the list of shares that were put off, as `cuda/common/schedule.cuh` keeps it.
-pub(super) fn put_off_bytes(shares: usize) -> usize {
-    shares * 4
-}
-
 /// The argument, with maps of K and V as `tensors` has them, if there are boxes and the driver makes maps of such strides.
 /// Addresses of the counter of items that were taken and of the list of those that were put off.
 pub(super) fn bulk_args(
@@ -122,14 +117,14 @@ pub(super) fn bulk_args(
     };
     let maps = (keys != 0).then(|| Some((map(tensors.k, args.k)?, map(tensors.v, args.v)?))).flatten();
     let (keys, values) = maps.unwrap_or(bytemuck::Zeroable::zeroed());
-    let most_rows = list.items.iter().map(|item| item[1] as usize).max().unwrap_or(0);
+    let most_queries = list.most_rows as usize * plan.tile.heads(&plan.spec);
     BulkArgs {
         args,
         keys,
         values,
         has_maps: u32::from(maps.is_some()),
-        num_consumers: (most_rows * plan.tile.heads(&plan.spec)).div_ceil(CONSUMER_QUERIES).clamp(1, 2) as u32,
-        num_shares: (list.items.len() * plan.tile.shares(&plan.spec)) as u32,
+        num_consumers: most_queries.div_ceil(CONSUMER_QUERIES).clamp(1, 2) as u32,
+        num_shares: list.num_shares(&plan.tile, &plan.spec) as u32,
         tickets,
         put_off,
         ..bytemuck::Zeroable::zeroed()

@@ -180,7 +180,7 @@ pub(super) fn encode(
             scales,
             selection,
         ],
-        groups: list.items.len() * plan.tile.shares(spec),
+        groups: list.num_shares(&plan.tile, spec),
     };
     let mut pass = encoder.begin_compute_pass(&Default::default());
     gpu.encode(&mut w.bindings, &mut pass, &launch)?;

@@ -33,6 +33,8 @@ pub(crate) struct WorkList {
     pub has_gap: bool,
     /// Whether each row has one state, as those of a prefill into one segment have.
     has_one_state: bool,
+    /// Of the item that has most.
+    pub most_rows: u32,
     tiles_loaded: u64,
     tiles_unshared: u64,
 }
@@ -239,6 +241,7 @@ impl WorkList {
         if tile.merges {
             list.push_blind_rows(rows_per_tile);
         }
+        list.most_rows = list.items.iter().map(|item| item[1]).max().unwrap_or(0);
         list.order_items(tile);
         Ok(list)
     }
@@ -370,6 +373,11 @@ impl WorkList {
     /// Whether the states are the rows: each row has one, and nothing is done to it.
     pub fn is_final(&self, spec: &LayerSpec) -> bool {
         self.has_one_state && !spec.has_epilogue() && !spec.sinks
+    }
+
+    /// Of all items: each share is a workgroup's.
+    pub fn num_shares(&self, tile: &Tile, spec: &LayerSpec) -> usize {
+        self.items.len() * tile.shares(spec)
     }
 
     pub fn stats(&self, shares: usize) -> Stats {
