@@ -8,6 +8,9 @@
 //! ended while others go on kept (WebGPU, both kernels; hidden as long as nothing but NaN was left in q); keys and queries of
 //! ended rows written (CUDA, WebGPU); draws of ended rows not passed over (CUDA `sampling`, WebGPU `lm_head_combine`); a
 //! block of `lm_head` that ends with its first row (CUDA); noise of the first step in `lm_head` (WebGPU).
+#[cfg(feature = "cuda")]
+#[path = "replay/capture.rs"]
+mod capture;
 #[path = "replay/ended.rs"]
 mod ended;
 mod harness;
@@ -364,39 +367,6 @@ fn draws_are_those_of_their_step() {
             assert_eq!(got, out.read().unwrap(), "{device}: step {step}");
             steps.advance().unwrap();
         }
-    }
-}
-
-/// A captured step is four launches, uploads nothing, and its replays are the steps: no code of the host runs between.
-#[test]
-#[cfg(feature = "cuda-sim")]
-fn a_captured_step_is_the_same_launches_every_time() {
-    use DType::{BF16, F32};
-    for (major, dtype, dims) in [(8, F32, (32, 32)), (9, BF16, (64, 64))] {
-        // A device of its own: a capture takes whatever is launched on it.
-        let Ok(device) = Device::cuda_sim_arch(major, 0) else { continue };
-        let case = Case { dtypes: (dtype, dtype), dims, ..decode(1, Mask::Window(37)) };
-        let (_, want) = anew(&case, &device, 0..5);
-        let (mut team, plans, steps) = ahead(&case, &device, 5);
-        let mut workspaces = [0; 2].map(|_| Workspace::new(&device).unwrap());
-        let refused = device.sim_capture(|| team.run(&plans)).err().expect("a capture without a warm-up");
-        assert!(matches!(&refused, Error::Invalid { argument: "workspace", .. }), "{refused}");
-        plans.0.warm_up(&mut workspaces[0]).unwrap();
-        plans.1.warm_up(&mut workspaces[1]).unwrap();
-        steps.warm_up().unwrap();
-        team.workspaces = workspaces;
-        let graph = device.sim_capture(|| team.run(&plans).and_then(|()| steps.advance())).unwrap();
-        let kernel = if major == 9 { "attention_sm90" } else { "attention" };
-        assert_eq!(graph.kernels(), ["kv_append", kernel, "advance"]);
-        drop(plans);
-        for (step, want) in want.iter().enumerate() {
-            team.project(step);
-            let launches = device.launches();
-            graph.replay().unwrap();
-            assert_eq!(device.launches() - launches, 3);
-            assert!(team.answer() == *want, "{device}: step {step}");
-        }
-        assert!(device.sim_capture(|| steps.restart()).is_err(), "an upload cannot be captured");
     }
 }
 

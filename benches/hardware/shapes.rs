@@ -52,11 +52,6 @@ impl Way {
 impl Shape {
     pub fn all() -> Vec<Shape> {
         let mut all = Vec::new();
-        all.extend([4096, 16384, 32768].map(|len| Shape::Prefill { len }));
-        for len in [8192, 32768] {
-            all.extend([None, Some(4096)].map(|window| Shape::PrefillImages { len, images: 8, window }));
-        }
-        all.push(Shape::PrefillImages { len: 32768, images: 20, window: None });
         for batch in [1, 8, 32, 128] {
             all.extend([1024, 8192, 32768].map(|keys| Shape::Decode { batch, keys, heads: (64, 8) }));
         }
@@ -69,6 +64,12 @@ impl Shape {
         all.extend([Shape::Tree, Shape::Join]);
         all.extend([64, 8192].map(|rows| Shape::KvAppend { rows }));
         all.push(Shape::Sampling);
+        // What takes longest comes last, should time run out.
+        all.extend([4096, 16384, 32768].map(|len| Shape::Prefill { len }));
+        for len in [8192, 32768] {
+            all.extend([None, Some(4096)].map(|window| Shape::PrefillImages { len, images: 8, window }));
+        }
+        all.push(Shape::PrefillImages { len: 32768, images: 20, window: None });
         all
     }
 

@@ -7,7 +7,7 @@
 // Load      runtime.so once with RTLD_NOW | RTLD_GLOBAL, then every kernel with RTLD_NOW | RTLD_LOCAL: the sim_*
 //           symbols of a kernel resolve to the runtime.
 // Call      colatent_launch(launch, error): 0, or nonzero with a sentence in error[512].
-//           colatent_args_bytes: the size of the argument struct as the kernel sees it.
+//           colatent_args_bytes: the size of the argument struct as the kernel sees it; colatent_name: the kernel's.
 //
 // Every primitive takes the line it is written on: lanes that meet in different statements have diverged, as for the
 // .aligned instructions of the hardware. Lines count in the expanded source.
@@ -141,6 +141,7 @@ static inline f32 f16_to_f32(u16 bits) {
     }                                                                                                                  \
     extern "C" {                                                                                                       \
     __attribute__((visibility("default"))) extern const u64 colatent_args_bytes = sizeof(Args);                        \
+    __attribute__((visibility("default"))) extern const char colatent_name[] = #name;                                  \
     __attribute__((visibility("default"))) int colatent_launch(const SimLaunch* launch, char* error) {                 \
         return sim_launch(#name, threads, sizeof(Args), sim_body, launch, error);                                      \
     }                                                                                                                  \

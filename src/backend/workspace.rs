@@ -151,8 +151,7 @@ impl Workspace {
         };
         if self.plan_id != plan_id {
             if gpu.is_capturing()? {
-                let expected = "one that was warmed up with this plan before the capture began";
-                return Err(crate::Error::invalid(op, "workspace", expected, "one that holds another plan"));
+                return Err(super::cuda::not_warmed_up(op, "one that holds another plan"));
             }
             let tables = tables();
             let bytes: &[u8] = bytemuck::cast_slice(&tables);

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use cudarc::driver::sys::CUdevice_attribute as Attribute;
 use cudarc::driver::{CudaContext, DriverError, result, sys};
+use libloading::Library;
 
 use super::{Arch, Launch, Owner, Text, cache, nvrtc};
 use crate::{Error, Result};
@@ -45,11 +46,16 @@ fn failed(op: &'static str) -> impl Fn(DriverError) -> Error {
 /// The driver's library. Names that cudarc looks for as well.
 const NAMES: [&str; 3] = ["libcuda.so", "libcuda.so.1", "nvcuda.dll"];
 
+/// The driver's library, which stays loaded.
+fn library() -> Option<&'static Library> {
+    static LIBRARY: OnceLock<Option<Library>> = OnceLock::new();
+    // SAFETY: the driver's library runs no code at load that needs anything of us.
+    LIBRARY.get_or_init(|| NAMES.iter().find_map(|name| unsafe { Library::new(*name) }.ok())).as_ref()
+}
+
 /// Whether the driver's library is there. cudarc panics where it is not, so nothing of it is called before this.
 fn is_present() -> bool {
-    static PRESENT: OnceLock<bool> = OnceLock::new();
-    // SAFETY: the driver's library runs no code at load that needs anything of us.
-    *PRESENT.get_or_init(|| NAMES.iter().any(|name| unsafe { libloading::Library::new(*name) }.is_ok()))
+    library().is_some()
 }
 
 /// `cuTensorMapEncodeTiled`, which drivers have from CUDA 12.0 on: the map, type of elements, rank, address, sizes, strides of
@@ -78,12 +84,8 @@ struct Map([u64; 16]);
 fn encode_tiled() -> Option<EncodeTiled> {
     static ENCODE: OnceLock<Option<EncodeTiled>> = OnceLock::new();
     *ENCODE.get_or_init(|| {
-        // SAFETY: the driver's library is loaded already, and stays so.
-        let library = NAMES.iter().find_map(|name| unsafe { libloading::Library::new(*name) }.ok())?;
         // SAFETY: the driver defines the symbol with this type.
-        let encode = unsafe { library.get::<EncodeTiled>(b"cuTensorMapEncodeTiled\0") }.map(|symbol| *symbol).ok();
-        std::mem::forget(library);
-        encode
+        unsafe { library()?.get::<EncodeTiled>(b"cuTensorMapEncodeTiled\0") }.map(|symbol| *symbol).ok()
     })
 }
 
@@ -120,12 +122,16 @@ impl Driver {
             return Err(unavailable("the library is not on this system"));
         }
         let count = CudaContext::device_count().map_err(unavailable)?;
+        let before = result::ctx::get_current().map_err(unavailable)?.unwrap_or(std::ptr::null_mut());
         if count as usize <= ordinal {
             return Err(unavailable(format!("device {ordinal} was asked for, {count} are there")));
         }
         let context = CudaContext::new(ordinal).map_err(unavailable)?;
         let stream = context.new_stream().map_err(unavailable)?;
         let (raw_context, raw_stream) = (context.cu_ctx(), stream.cu_stream());
+        // cudarc made its context current; the thread gets back what it had.
+        // SAFETY: the context was current, or there was none.
+        unsafe { result::ctx::set_current(before) }.map_err(unavailable)?;
         // SAFETY: the stream keeps itself and its context alive.
         unsafe { Driver::from_raw(raw_context, raw_stream, Arc::new(stream)) }
     }
@@ -201,11 +207,17 @@ impl Driver {
         unsafe { result::memset_d8_async(address, 0, bytes, self.stream) }.map_err(failed("memset"))
     }
 
-    /// The driver takes a copy of pageable memory before it returns, so `bytes` may go at once.
+    /// The driver takes a copy of pageable memory before it returns, so `bytes` may go at once; of memory that it knows, as
+    /// pinned memory, it does not, and the copy is waited for.
     pub fn write(&self, address: u64, bytes: &[u8]) -> Result<()> {
         let _current = Current::new(self.context)?;
+        let mut kind = 0u32;
+        let asked = sys::CUpointer_attribute::CU_POINTER_ATTRIBUTE_MEMORY_TYPE;
+        // SAFETY: the attribute is 32 bits wide; an address that the driver does not know is an error and nothing else.
+        let known = unsafe { sys::cuPointerGetAttribute((&raw mut kind).cast(), asked, bytes.as_ptr() as u64) };
         // SAFETY: the range is within a block.
-        unsafe { result::memcpy_htod_async(address, bytes, self.stream) }.map_err(failed("write"))
+        unsafe { result::memcpy_htod_async(address, bytes, self.stream) }.map_err(failed("write"))?;
+        if known.result().is_ok() { self.synchronize() } else { Ok(()) }
     }
 
     pub fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<()> {

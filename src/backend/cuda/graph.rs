@@ -43,14 +43,6 @@ impl Capture {
         kept.push(Kept { kernel: kernel.clone(), groups, threads, shared_bytes, args });
         true
     }
-
-    /// Refuses what a stream that is captured cannot do.
-    pub fn refuse(&self, op: &'static str) -> Result<()> {
-        if self.is_under_way() {
-            return Err(Error::Device { op, message: "the stream is being captured".into() });
-        }
-        Ok(())
-    }
 }
 
 impl SimGraph {

@@ -17,6 +17,7 @@ pub(crate) struct Block {
 impl Block {
     /// Memory whose content is anything.
     pub fn new(gpu: &Arc<Gpu>, bytes: usize) -> Result<Self> {
+        gpu.refuse_in_capture("allocation")?;
         let address = match &gpu.runtime {
             Runtime::Driver(driver) => driver.allocate(bytes)?,
             #[cfg(feature = "cuda-sim")]
@@ -55,17 +56,25 @@ impl Block {
         match &self.gpu.runtime {
             Runtime::Driver(driver) => driver.clear(self.address, self.bytes),
             #[cfg(feature = "cuda-sim")]
-            Runtime::Sim(_) => self.sim_write(0, &vec![0; self.bytes]),
+            Runtime::Sim(_) => {
+                self.gpu.refuse_in_capture("memset")?;
+                self.sim_write(0, &vec![0; self.bytes]);
+                Ok(())
+            }
         }
     }
 
     /// Copies bytes in, on the stream.
     pub fn write(&self, offset: usize, bytes: &[u8]) -> Result<()> {
         self.check("write", offset, bytes.len())?;
+        self.gpu.refuse_in_capture("write")?;
         match &self.gpu.runtime {
             Runtime::Driver(driver) => driver.write(self.address + offset as u64, bytes),
             #[cfg(feature = "cuda-sim")]
-            Runtime::Sim(_) => self.sim_write(offset, bytes),
+            Runtime::Sim(_) => {
+                self.sim_write(offset, bytes);
+                Ok(())
+            }
         }
     }
 
@@ -75,12 +84,16 @@ impl Block {
         match &self.gpu.runtime {
             Runtime::Driver(driver) => driver.copy(self.address, from.address, from.bytes),
             #[cfg(feature = "cuda-sim")]
-            Runtime::Sim(_) => self.sim_write(0, &from.read()?),
+            Runtime::Sim(_) => {
+                self.sim_write(0, &from.read()?);
+                Ok(())
+            }
         }
     }
 
     /// Copies the block out. Waits for the stream.
     pub fn read(&self) -> Result<Vec<u8>> {
+        self.gpu.refuse_in_capture("read")?;
         let mut bytes = vec![0; self.bytes];
         match &self.gpu.runtime {
             Runtime::Driver(driver) => driver.read(self.address, &mut bytes)?,
@@ -93,15 +106,11 @@ impl Block {
         Ok(bytes)
     }
 
+    /// Of a range that was checked.
     #[cfg(feature = "cuda-sim")]
-    fn sim_write(&self, offset: usize, bytes: &[u8]) -> Result<()> {
-        self.check("write", offset, bytes.len())?;
-        if let Runtime::Sim(sim) = &self.gpu.runtime {
-            sim.capture.refuse("upload")?;
-        }
+    fn sim_write(&self, offset: usize, bytes: &[u8]) {
         // SAFETY: the range lies within the block, which is host memory, and launches are over when they return.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), (self.address as *mut u8).add(offset), bytes.len()) };
-        Ok(())
     }
 
     fn check(&self, op: &'static str, offset: usize, bytes: usize) -> Result<()> {

@@ -16,7 +16,7 @@ mod tensor_map;
 use std::any::Any;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 use cudarc::driver::{CudaStream, sys};
 
@@ -62,8 +62,8 @@ struct Modules {
     kernels: Mutex<HashMap<Variant, Compiled>>,
 }
 
-/// A kernel, or why there is none, once somebody has asked for it.
-type Compiled = Arc<OnceLock<Result<Arc<Kernel>>>>;
+/// A kernel, once somebody has asked for it and had it; what failed is tried again.
+type Compiled = Arc<Mutex<Option<Arc<Kernel>>>>;
 
 /// What is compiled: the entry point's name, the variant's constants for messages, and the whole source.
 struct Text {
@@ -207,17 +207,31 @@ impl Gpu {
         }
     }
 
-    /// Compiles a variant, or finds it compiled. Variants compile side by side; a variant compiles once.
+    /// Refuses what cannot be kept for a graph: allocations, and copies from and to memory of the host that is another's by
+    /// the time of a replay.
+    fn refuse_in_capture(&self, op: &'static str) -> Result<()> {
+        if self.is_capturing()? {
+            return Err(Error::Device { op, message: "the stream is being captured".into() });
+        }
+        Ok(())
+    }
+
+    /// Compiles a variant, or finds it compiled. Variants compile side by side; a variant compiles once, and not while the
+    /// stream is being captured: the driver loads no module then.
     pub(crate) fn kernel(&self, variant: &Variant) -> Result<Arc<Kernel>> {
         let cell = {
             let mut kernels = self.modules.kernels.lock().unwrap_or_else(|e| e.into_inner());
             kernels.entry(variant.clone()).or_default().clone()
         };
-        cell.get_or_init(|| {
-            let text = Text { kernel: variant.kernel, options: variant.options(), source: variant.cuda() };
-            self.compile(&text).map(Arc::new)
-        })
-        .clone()
+        let mut kernel = cell.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(kernel) = kernel.as_ref() {
+            return Ok(kernel.clone());
+        }
+        if self.is_capturing()? {
+            return Err(not_warmed_up(variant.kernel, "one whose plan has no kernel yet"));
+        }
+        let text = Text { kernel: variant.kernel, options: variant.options(), source: variant.cuda() };
+        Ok(kernel.insert(Arc::new(self.compile(&text)?)).clone())
     }
 
     fn compile(&self, text: &Text) -> Result<Kernel> {
@@ -257,6 +271,11 @@ impl Gpu {
         self.launches.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
+}
+
+/// A workspace with which a capture cannot go on.
+pub(super) fn not_warmed_up(op: &'static str, got: &'static str) -> Error {
+    Error::invalid(op, "workspace", "one that was warmed up with this plan before the capture began", got)
 }
 
 /// Compiles and launches a kernel that belongs to no operation, for tests of what kernels are made of. Its one argument is

@@ -23,7 +23,7 @@ pub(crate) struct Boxes {
 impl Boxes {
     /// A stride that nobody multiplies by more than 0 still has to be one.
     fn any_strides(&self) -> [u64; 3] {
-        std::array::from_fn(|i| if self.dims[i + 1] > 1 { self.strides[i] } else { self.strides[i].max(16) })
+        std::array::from_fn(|i| if self.dims[i + 1] > 1 { self.strides[i] } else { 16 })
     }
 }
 
