@@ -126,7 +126,7 @@ KERNEL(attention, AttentionArgs, THREADS, 2) {
         if (STAGES == 2) {
             is_wanted = barrier_of_tile(is_found);
             if (is_wanted) {
-                load_tile(shared, 0, args);
+                load_tile(shared, 0, args, share);
             }
             advance(cursor, last_run, args);
             is_found = find_places(shared, 1, cursor, last_run, args, rows, item[1], pages, share);
@@ -143,7 +143,7 @@ KERNEL(attention, AttentionArgs, THREADS, 2) {
                 if (STAGES == 1) {
                     is_wanted = barrier_of_tile(is_found);
                     if (is_wanted) {
-                        load_tile(shared, tile, args);
+                        load_tile(shared, tile, args, share);
                     }
                 }
                 copy_async_wait<0>();
@@ -152,7 +152,7 @@ KERNEL(attention, AttentionArgs, THREADS, 2) {
                 advance(next, last_run, args);
                 if (STAGES == 2) {
                     if (next.run != last_run && is_next_wanted) {
-                        load_tile(shared, tile + 1, args);
+                        load_tile(shared, tile + 1, args, share);
                     }
                     advance(next, last_run, args);
                 }

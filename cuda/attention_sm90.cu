@@ -101,18 +101,31 @@ DEVICE void meet(Shared& shared, u32 phase) {
 DEVICE void load_queries(Shared& shared, const Item& item, const AttentionArgs& args) {
     constexpr u32 CHUNKS = HEAD_DIM / 4;
     const u32 consumer = warpgroup_of_tile();
-    for (u32 i = thread_of_tile() % WARPGROUP; i < CONSUMER_QUERIES * CHUNKS; i += WARPGROUP) {
-        const u32 own = i / CHUNKS, chunk = i % CHUNKS, query = consumer * CONSUMER_QUERIES + own;
-        f32x4 x = {0.0f, 0.0f, 0.0f, 0.0f};
-        if (query < item.num_queries) {
-            x = query_chunk(args, item.rows, query, chunk, item.share);
+    // As many loads on their way at once as registers allow, which none but a copy of the item lets the compiler see.
+    constexpr u32 STEPS = CONSUMER_QUERIES * CHUNKS / WARPGROUP, AT_ONCE = STEPS % 8 == 0 ? 8 : 4;
+    static_assert(CONSUMER_QUERIES * CHUNKS % WARPGROUP == 0 && STEPS % AT_ONCE == 0, "whole steps");
+    const u32 rows = item.rows, share = item.share, num_queries = item.num_queries;
+#pragma unroll 1
+    for (u32 first = thread_of_tile() % WARPGROUP; first < CONSUMER_QUERIES * CHUNKS; first += AT_ONCE * WARPGROUP) {
+        f32x4 chunks[AT_ONCE];
+#pragma unroll
+        for (u32 n = 0; n < AT_ONCE; n++) {
+            const u32 i = first + n * WARPGROUP;
+            const u32 query = min(consumer * CONSUMER_QUERIES + i / CHUNKS, num_queries - 1);
+            chunks[n] = query_chunk(args, rows, query, i % CHUNKS, share);
         }
-        const u32 place = QueryPanels::place(own, chunk / 2) + chunk % 2 * 8;
-        *reinterpret_cast<u32x2*>(shared.queries[consumer][0] + place) =
-            u32x2{pack<q_t>(x.x, x.y), pack<q_t>(x.z, x.w)};
-        if constexpr (QUERY_PARTS == 2) {
-            *reinterpret_cast<u32x2*>(shared.queries[consumer][1] + place) =
-                u32x2{pack<q_t>(rest<q_t>(x.x), rest<q_t>(x.y)), pack<q_t>(rest<q_t>(x.z), rest<q_t>(x.w))};
+#pragma unroll
+        for (u32 n = 0; n < AT_ONCE; n++) {
+            const u32 i = first + n * WARPGROUP, own = i / CHUNKS, chunk = i % CHUNKS;
+            const bool is_query = consumer * CONSUMER_QUERIES + own < num_queries;
+            const f32x4 x = is_query ? chunks[n] : f32x4{0.0f, 0.0f, 0.0f, 0.0f};
+            const u32 place = QueryPanels::place(own, chunk / 2) + chunk % 2 * 8;
+            const u32x2 word = {pack<q_t>(x.x, x.y), pack<q_t>(x.z, x.w)};
+            *reinterpret_cast<u32x2*>(shared.queries[consumer][0] + place) = word;
+            if constexpr (QUERY_PARTS == 2) {
+                *reinterpret_cast<u32x2*>(shared.queries[consumer][1] + place) =
+                    u32x2{pack_rest<q_t>(word.x, x.x, x.y), pack_rest<q_t>(word.y, x.z, x.w)};
+            }
         }
     }
     fence_proxy_async();
@@ -148,7 +161,7 @@ DEVICE void split(u32 (&p)[KEY_STEPS * WEIGHT_PARTS][4], const f32 (&s)[KEY_TILE
             const f32 x = s[step * 2 + i / 2][i % 2 * 2], y = s[step * 2 + i / 2][i % 2 * 2 + 1];
             p[step * WEIGHT_PARTS][i] = pack<v_t>(x, y);
             if constexpr (WEIGHT_PARTS == 2) {
-                p[step * WEIGHT_PARTS + 1][i] = pack<v_t>(rest<v_t>(x), rest<v_t>(y));
+                p[step * WEIGHT_PARTS + 1][i] = pack_rest<v_t>(p[step * WEIGHT_PARTS][i], x, y);
             }
         }
     }
@@ -235,6 +248,7 @@ DEVICE void pass(Shared& shared, State& state, f32 (&s)[KEY_TILES][4],
         wgmma_hold(s);
         release(ring.keys_empty[stage_of(ring, state.tile)]);
         soften(s, state, shrink, item, args);
+        wgmma_wait_behind(state.total[0] + state.total[1]);
         wgmma_wait<0>();
         wgmma_hold(state.out);
         wgmma_hold(p);
@@ -258,9 +272,12 @@ DEVICE void pass_over(Shared& shared, State& state, const Item& item, const Atte
 #pragma unroll 1
     for (bool has_next = true; has_next;) {
         const u32 stage = stage_of(ring, state.tile), parity = parity_of(state.tile);
+        // A warp gives back when all of it has waited: who comes late would take the next phase for this one.
         mbarrier_wait(ring.keys_full[stage], parity);
+        __syncwarp();
         release(ring.keys_empty[stage]);
         mbarrier_wait(ring.values_full[stage], parity);
+        __syncwarp();
         release(ring.values_empty[stage]);
         has_next = step(state, item, args);
     }

@@ -14,27 +14,32 @@ DEVICE void advance(Cursor& cursor, u32 last_run, const AttentionArgs& args) {
     }
 }
 
-// The place of a key that nobody sees: zeros in shared memory, not read.
-constexpr u64 NOWHERE = ~0ull;
-
-// Where K and V of a key lie, in chunks of 4 elements.
+// Where a key lies: its page and its slot there.
 struct Place {
-    u64 key, value;
+    u32 page, slot;
 };
 
+// The page of a key that nobody sees: zeros in shared memory, not read.
+constexpr u32 NO_PAGE = ~0u;
+
 // Of key `key` of a tile; `pages` is a word of the tables.
-DEVICE Place place_of(Cursor cursor, u32 key, const AttentionArgs& args, u32 pages, u32 share) {
-    const auto& params = args.params;
+DEVICE Place place_of(Cursor cursor, u32 key, const AttentionArgs& args, u32 pages) {
     const u32* run = args.tables + cursor.run;
-    const u32 token = cursor.token + key;
+    const u32 token = cursor.token + key, page_size = args.params.page_size;
     // From the first token that any row sees.
     if (token < run[6] || token >= end_of_seen(args, run)) {
-        return Place{NOWHERE, NOWHERE};
+        return Place{NO_PAGE, 0};
     }
-    const u64 page = args.tables[pages + token / params.page_size], slot = token % params.page_size;
-    return Place{
-        page * params.k_page_stride + slot * params.k_token_stride + u64(kv_head_of(share)) * params.k_head_stride,
-        page * params.v_page_stride + slot * params.v_token_stride + u64(kv_head_of(share)) * params.v_head_stride +
-            first_lane_of(share) / 4,
-    };
+    return Place{args.tables[pages + token / page_size], token % page_size};
+}
+
+// What the elements of a place are counted from, in chunks of 4: of K, and of the share's part of V.
+DEVICE u64 key_chunk(Place place, const AttentionParams& params, u32 share) {
+    return u64(place.page) * params.k_page_stride + u64(place.slot) * params.k_token_stride +
+           u64(kv_head_of(share)) * params.k_head_stride;
+}
+
+DEVICE u64 value_chunk(Place place, const AttentionParams& params, u32 share) {
+    return u64(place.page) * params.v_page_stride + u64(place.slot) * params.v_token_stride +
+           u64(kv_head_of(share)) * params.v_head_stride + first_lane_of(share) / 4;
 }

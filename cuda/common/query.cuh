@@ -30,7 +30,8 @@ DEVICE f32x4 query_chunk(const AttentionArgs& args, u32 rows, u32 query, u32 chu
     return x;
 }
 
-// What is left of x when its first part is rounded to 16 bits.
-template <class T> DEVICE f32 rest(f32 x) {
-    return x - to_f32(from_f32<T>(x));
+// What is left of x and y when they are rounded to `word`, the 16 bits of each: rounded too. From the word, since the
+// compiler would convert one by one what it does not find there.
+template <class T> DEVICE u32 pack_rest(u32 word, f32 x, f32 y) {
+    return pack<T>(x - to_f32(T{u16(word)}), y - to_f32(T{u16(word >> 16)}));
 }

@@ -75,15 +75,18 @@ DEVICE void init_ring(Ring& ring, u32 consumer_warps) {
     }
 }
 
-// Starts the copy of the keys of a tile, LANES lanes of each. A warp of the producer has KEYS / 4 of them, lane l the
-// place of its l-th; 8 lanes copy a key: 128 neighbouring bytes at a time.
-template <class Rows, u32 LANES, class T> DEVICE void load_panels(u8* rows, const T* pages, u64 place) {
+// What the elements of a key are counted from that nobody sees.
+constexpr u64 NOWHERE = ~0ull;
+
+// Starts the copy of the keys of a tile, LANES lanes of each. A warp of the producer has KEYS / 4 of them, lane l what the
+// elements of its l-th are counted from; 8 lanes copy a key: 128 neighbouring bytes at a time.
+template <class Rows, u32 LANES, class T> DEVICE void load_panels(u8* rows, const T* pages, u64 chunk_of_key) {
     static_assert(sizeof(T) == 2 && LANES % 8 == 0, "operands of matrix products");
     const u32 thread = thread_of_tile(), warp = thread / 32 % 4, lane = thread % 32;
     // All at once take more registers than the producer has.
 #pragma unroll 2
     for (u32 key = 0; key < KEYS / 4; key += 4) {
-        const u64 own = shuffle(place, key + lane / 8);
+        const u64 own = shuffle(chunk_of_key, key + lane / 8);
         const bool is_seen = own != NOWHERE;
         const T* source = is_seen ? pages + own * 4 + lane % 8 * 8 : pages;
 #pragma unroll
@@ -116,9 +119,9 @@ DEVICE bool is_boxed(Cursor cursor, const BulkArgs& args) {
     return args.has_maps != 0 && is_seen && (slot % BOX_KEYS == 0 || slot + KEYS <= page_size);
 }
 
-// Starts the copies of a tile's boxes, thread i those of box i, whose place is `page` and `slot`.
+// Starts the copies of a tile's boxes, thread i those of box i, which begins at `place`.
 template <class Rows, u32 LANES>
-DEVICE void load_boxes(u8* rows, u64 map, u32 page, u32 slot, u32 head, Mbarrier& full) {
+DEVICE void load_boxes(u8* rows, u64 map, Place place, u32 head, Mbarrier& full) {
     const u32 box = thread_of_tile() % WARPGROUP;
     if (box >= KEYS / BOX_KEYS) {
         mbarrier_arrive(full);
@@ -128,7 +131,7 @@ DEVICE void load_boxes(u8* rows, u64 map, u32 page, u32 slot, u32 head, Mbarrier
 #pragma unroll
     for (u32 panel = 0; panel < Rows::BYTES / Rows::PANEL; panel++) {
         u8* target = rows + panel * Rows::PANEL + box * (BOX_KEYS * Rows::SWIZZLE);
-        copy_box(target, map, panel * (Rows::SWIZZLE / 2), slot, head, page, full);
+        copy_box(target, map, panel * (Rows::SWIZZLE / 2), place.slot, head, place.page, full);
     }
 }
 
@@ -137,45 +140,40 @@ DEVICE void load_boxes(u8* rows, u64 map, u32 page, u32 slot, u32 head, Mbarrier
 DEVICE u32 produce(Ring& ring, u32 tile, const Item& item, const BulkArgs& args) {
     const u32 thread = thread_of_tile(), key = thread / 32 % 4 * (KEYS / 4) + thread % 32 % (KEYS / 4);
     Cursor cursor = {item.first_run, args.tables[item.first_run]};
-    Place place = {NOWHERE, NOWHERE};
-    // Of this thread's box.
-    u32 page = 0, slot = 0;
+    // Of this thread's key, or of its box.
+    Place place = {NO_PAGE, 0};
     bool is_bulk = false;
     const auto look_up = [&] {
         is_bulk = BOX != 0 && is_boxed(cursor, args);
-        if (is_bulk) {
-            const u32 token = cursor.token + thread_of_tile() % WARPGROUP % (KEYS / BOX_KEYS) * BOX_KEYS;
-            page = args.tables[item.pages + token / args.params.page_size];
-            slot = token % args.params.page_size;
-        } else {
-            place = place_of(cursor, key, args, item.pages, item.share);
-        }
+        const u32 box = thread_of_tile() % WARPGROUP % (KEYS / BOX_KEYS);
+        place = place_of(cursor, is_bulk ? box * BOX_KEYS : key, args, item.pages);
     };
     look_up();
 #pragma unroll 1
     for (; cursor.run != item.last_run; tile++) {
         const u32 stage = tile % STAGES;
         const bool was_bulk = is_bulk;
-        const u32 value_page = page, value_slot = slot;
         mbarrier_wait(ring.keys_empty[stage], parity_of(tile) ^ 1);
         if (was_bulk) {
-            load_boxes<KeyPanels, HEAD_DIM>(ring.keys[stage], map_of(args, 0), page, slot, kv_head_of(item.share),
+            load_boxes<KeyPanels, HEAD_DIM>(ring.keys[stage], map_of(args, 0), place, kv_head_of(item.share),
                                             ring.keys_full[stage]);
         } else {
-            load_panels<KeyPanels, HEAD_DIM>(ring.keys[stage], args.k, place.key);
+            const u64 chunk = place.page == NO_PAGE ? NOWHERE : key_chunk(place, args.params, item.share);
+            load_panels<KeyPanels, HEAD_DIM>(ring.keys[stage], args.k, chunk);
             copy_async_arrive(ring.keys_full[stage]);
         }
-        const u64 value_place = place.value;
+        const Place value_place = place;
         advance(cursor, item.last_run, args);
         if (cursor.run != item.last_run) {
             look_up();
         }
         mbarrier_wait(ring.values_empty[stage], parity_of(tile) ^ 1);
         if (was_bulk) {
-            load_boxes<ValuePanels, VALUE_DIM>(ring.values[stage], map_of(args, 1), value_page, value_slot,
-                                               kv_head_of(item.share), ring.values_full[stage]);
+            load_boxes<ValuePanels, VALUE_DIM>(ring.values[stage], map_of(args, 1), value_place, kv_head_of(item.share),
+                                               ring.values_full[stage]);
         } else {
-            load_panels<ValuePanels, VALUE_DIM>(ring.values[stage], args.v, value_place);
+            const u64 chunk = value_place.page == NO_PAGE ? NOWHERE : value_chunk(value_place, args.params, item.share);
+            load_panels<ValuePanels, VALUE_DIM>(ring.values[stage], args.v, chunk);
             copy_async_arrive(ring.values_full[stage]);
         }
     }

@@ -28,9 +28,9 @@ struct Shared : TokenScales {
     u8 queries[QUERY_PARTS * QUERY_PART];
     u8 keys[STAGES][KEYS * KEY_ROW * 16];
     u8 values[STAGES][KEYS * VALUE_ROW * 16];
-    // Where each key's K and V lie, in chunks of 4 elements.
-    u64 key_places[2][KEYS];
-    u64 value_places[2][KEYS];
+    // Where each key lies, of this tile and the next. Not what its K and V are counted from: that would be twice the room,
+    // and at 128 lanes two workgroups would not fit into the 164 KiB of sm_80 any more.
+    Place places[2][KEYS];
 };
 static_assert(sizeof(Shared) <= SHARED_BYTES, "the host asks for what the kernel uses");
 
@@ -51,14 +51,13 @@ DEVICE bool find_places(Shared& shared, u32 tile, Cursor cursor, u32 last_run, c
     if (cursor.run == last_run || threadIdx.x >= KEYS) {
         return false;
     }
-    Place place = place_of(cursor, threadIdx.x, args, pages, share);
-    if (HAS_SELECTION && place.key != NOWHERE && !is_chosen(args, rows, num_rows, cursor.token + threadIdx.x)) {
-        place = Place{NOWHERE, NOWHERE};
+    Place place = place_of(cursor, threadIdx.x, args, pages);
+    if (HAS_SELECTION && place.page != NO_PAGE && !is_chosen(args, rows, num_rows, cursor.token + threadIdx.x)) {
+        place.page = NO_PAGE;
     }
-    shared.key_places[tile % 2][threadIdx.x] = place.key;
-    shared.value_places[tile % 2][threadIdx.x] = place.value;
+    shared.places[tile % 2][threadIdx.x] = place;
     find_scales(shared, tile, cursor, args, pages, share);
-    return place.key != NOWHERE;
+    return place.page != NO_PAGE;
 }
 
 // A barrier; behind it, whether the tile of which the threads found these keys has any that somebody chose.
@@ -70,15 +69,16 @@ DEVICE bool barrier_of_tile(bool is_found) {
     return true;
 }
 
-// Starts the copy of what the places say, CHUNKS chunks of 16 bytes of each key, into rows of ROW chunks. 8 lanes share
-// a key: 128 neighbouring bytes at a time.
-template <u32 CHUNKS, u32 ROW, class T> DEVICE void load_rows(u8* rows, const T* pages, const u64* places) {
+// Starts the copy of CHUNKS chunks of 16 bytes of each key, from where `chunk_of` says of its place, into rows of ROW chunks.
+// 8 lanes share a key: 128 neighbouring bytes at a time.
+template <u32 CHUNKS, u32 ROW, class T, class F>
+DEVICE void load_rows(u8* rows, const T* pages, const Place* places, F chunk_of) {
     const u32 thread = thread_of_tile(), first_key = thread / 8, first_chunk = thread % 8;
 #pragma unroll
     for (u32 key = 0; key < KEYS; key += THREADS / 8) {
-        const u64 place = places[first_key + key];
-        const bool is_seen = place != NOWHERE;
-        const T* source = is_seen ? pages + place * 4 + first_chunk * (16 / sizeof(T)) : pages;
+        const Place place = places[first_key + key];
+        const bool is_seen = place.page != NO_PAGE;
+        const T* source = is_seen ? pages + chunk_of(place) * 4 + first_chunk * (16 / sizeof(T)) : pages;
 #pragma unroll
         for (u32 chunk = 0; chunk < CHUNKS; chunk += 8) {
             if (CHUNKS % 8 == 0 || first_chunk + chunk < CHUNKS) {
@@ -90,10 +90,14 @@ template <u32 CHUNKS, u32 ROW, class T> DEVICE void load_rows(u8* rows, const T*
 }
 
 // Starts the copy of tile number `tile` into its stage. All threads take part.
-DEVICE void load_tile(Shared& shared, u32 tile, const AttentionArgs& args) {
+DEVICE void load_tile(Shared& shared, u32 tile, const AttentionArgs& args, u32 share) {
     const u32 stage = tile % STAGES;
-    load_rows<KEY_CHUNKS, KEY_ROW>(shared.keys[stage], args.k, shared.key_places[tile % 2]);
-    load_rows<VALUE_CHUNKS, VALUE_ROW>(shared.values[stage], args.v, shared.value_places[tile % 2]);
+    const Place* places = shared.places[tile % 2];
+    const AttentionParams& params = args.params;
+    load_rows<KEY_CHUNKS, KEY_ROW>(shared.keys[stage], args.k, places,
+                                   [&](Place place) { return key_chunk(place, params, of_tile(share)); });
+    load_rows<VALUE_CHUNKS, VALUE_ROW>(shared.values[stage], args.v, places,
+                                       [&](Place place) { return value_chunk(place, params, of_tile(share)); });
     copy_async_commit();
 }
 

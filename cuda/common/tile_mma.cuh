@@ -8,10 +8,11 @@ static_assert(KEYS % 16 == 0, "a product with values takes 16 keys");
 // Lanes 4 chunk .. 4 chunk + 3 of a query.
 DEVICE void store_query(Shared& shared, u32 query, u32 chunk, f32x4 x) {
     u8* place = chunk_at<QUERY_ROW>(shared.queries, 0, query, chunk / 16, chunk / 2 % 8) + chunk % 2 * 8;
-    *reinterpret_cast<u32x2*>(place) = u32x2{pack<q_t>(x.x, x.y), pack<q_t>(x.z, x.w)};
+    const u32x2 word = {pack<q_t>(x.x, x.y), pack<q_t>(x.z, x.w)};
+    *reinterpret_cast<u32x2*>(place) = word;
     if constexpr (QUERY_PARTS == 2) {
         *reinterpret_cast<u32x2*>(place + QUERY_PART) =
-            u32x2{pack<q_t>(rest<q_t>(x.x), rest<q_t>(x.y)), pack<q_t>(rest<q_t>(x.z), rest<q_t>(x.w))};
+            u32x2{pack_rest<q_t>(word.x, x.x, x.y), pack_rest<q_t>(word.y, x.z, x.w)};
     }
 }
 
@@ -66,7 +67,7 @@ DEVICE void accumulate(f32 (&o)[VALUE_TILES][4], const f32 (&p)[KEY_TILES][4], c
             const f32 x = p[j * 2 + i / 2][i % 2 * 2], y = p[j * 2 + i / 2][i % 2 * 2 + 1];
             weights[0][i] = pack<v_t>(x, y);
             if constexpr (WEIGHT_PARTS == 2) {
-                weights[1][i] = pack<v_t>(rest<v_t>(x), rest<v_t>(y));
+                weights[1][i] = pack_rest<v_t>(weights[0][i], x, y);
             }
         }
 #pragma unroll

@@ -54,6 +54,12 @@ template <u32 N> DEVICE void wgmma_wait() {
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory");
 }
 
+// Keeps a wait that follows behind what `x` was made of, which is not negative. A wait has no operands: an assembler moves
+// it up in front of whatever was to run beside the products, and what never sleeps here keeps it from that.
+DEVICE void wgmma_wait_behind(f32 x) {
+    asm volatile("{\n.reg .pred p;\nsetp.lt.f32 p, %0, 0f00000000;\n@p nanosleep.u32 1;\n}" ::"f"(x) : "memory");
+}
+
 // The compiler reads and writes these registers on the side of this line where the source does.
 template <u32 N> DEVICE void wgmma_hold(f32 (&c)[N][4]) {
 #pragma unroll

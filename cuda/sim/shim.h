@@ -405,6 +405,7 @@ template <u32 N> static inline void wgmma_wait(SIM_LINE) {
 }
 
 template <class T, u32 N> static inline void wgmma_hold(T (&)[N][4]) {}
+static inline void wgmma_wait_behind(f32) {}
 template <u32 N> static inline void registers_lower() {}
 template <u32 N> static inline void registers_raise() {}
 

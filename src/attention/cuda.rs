@@ -75,7 +75,11 @@ pub(super) fn tile(arch: Arch, spec: &LayerSpec) -> Tile {
         return sm90::tile(spec).with_growing_splits(spec, RUN_AT_ONCE / 2);
     }
     let (dim, dim_v) = (spec.head_dim, spec.head_dim_v);
+    // 100 KiB on a multiprocessor instead of 164 and more: half the keys for two workgroups, whose products and softmax take
+    // turns.
+    let has_little_memory = matches!((arch.major, arch.minor), (8, 6 | 9) | (12, _));
     let (queries, keys, reason) = match (uses_matrix_units(spec), dim.max(dim_v)) {
+        (true, ..=128) if has_little_memory => (64, 32, "16-bit q and KV of one type, in matrix units, 100 KiB"),
         (true, ..=128) => (64, 64, "16-bit q and KV of one type, in matrix units"),
         (true, ..=256) if dim_v <= 192 => (64, 32, "16-bit q and KV of one type, in matrix units, heads above 128"),
         (true, _) if dim <= 320 => (64, 16, "16-bit q and KV of one type, in matrix units, values above 192"),
@@ -110,8 +114,8 @@ impl Memory {
         let query = if is_16_bit { spec.head_dim.next_multiple_of(16) * 2 } else { spec.head_dim * 4 };
         let row = |elements: usize| (elements * spec.kv_dtype.size()).next_multiple_of(2 * COPY);
         let stage = keys * (row(spec.key_elements()) + row(spec.head_dim_v / value_parts(spec)));
-        // Two places of 8 bytes per key, for this tile and the next.
-        let fixed = query_parts * tile.queries * query + 2 * keys * 16;
+        // A place of 8 bytes per key, for this tile and the next.
+        let fixed = query_parts * tile.queries * query + 2 * keys * 8;
         // Two scales per key, for as many tiles as there are stages and the one that is computed.
         let scales = |stages: usize| if spec.kv_scale == KvScale::Token { (stages + 1) * keys * 8 } else { 0 };
         let stages = if fixed + 2 * stage + scales(2) <= SHARED_LIMIT { 2 } else { 1 };
@@ -186,7 +190,10 @@ pub(super) fn covering_variants() -> Vec<Variant> {
         spec.rope = Some(Rope::plain(dim, 1e4, [Pairing::Half, Pairing::Adjacent][usize::from(gap)]));
         // Whatever is written costs no more registers than the tiles.
         let writes_states = value_parts(&spec) > 1 || dim % 32 != 0;
-        variant(Arch { major: 8, minor: 0 }, &spec, [gap, shift, steps, writes_states], 1).0
+        let of_minor = |minor| variant(Arch { major: 8, minor }, &spec, [gap, shift, steps, writes_states], 1).0;
+        // Of architectures with little shared memory a tile of its own, for some shapes.
+        let (large, small) = (of_minor(0), of_minor(6));
+        if large == small { vec![large] } else { vec![large, small] }
     };
     use DType::{BF16, F16, F32};
     let types = [(F16, F16), (BF16, BF16), (F32, F32), (F32, BF16), (BF16, F16)];
@@ -195,7 +202,7 @@ pub(super) fn covering_variants() -> Vec<Variant> {
         let dim_v = [dim, 264 - dim, dim][i % 3];
         let shape = (dim, dim_v, [1, 2, 3, 5, 7, 8, 16][i % 7]);
         let flags = [i % 2 == 0, i % 4 == 0, i % 3 != 0, i % 5 < 2, i % 7 < 3];
-        all.push(of(shape, types[i % types.len()], flags, false));
+        all.extend(of(shape, types[i % types.len()], flags, false));
     }
     // Outputs that turn back.
     for (dim, pairing) in [(64, Pairing::Half), (128, Pairing::Half), (512, Pairing::Adjacent), (512, Pairing::Half)] {
@@ -225,12 +232,16 @@ pub(super) fn covering_variants() -> Vec<Variant> {
         }
     }
     // Parts of a group and of the value.
-    all.push(of((512, 512, 128), (F32, BF16), [false; 5], false));
+    all.extend(of((512, 512, 128), (F32, BF16), [false; 5], false));
     // Usual dims, with nothing and with everything, and so with rounded weights; 8 heads of a group, as many published
     // layers have.
     for (dim, dim_v) in [(64, 64), (128, 128), (192, 128), (256, 192), (256, 256), (320, 256), (576, 512)] {
         for (dtype, rounded) in [(BF16, false), (F32, false), (BF16, true)] {
-            all.extend([[false; 5], [true; 5]].map(|flags| of((dim, dim_v, 8), (dtype, dtype), flags, rounded)));
+            all.extend(
+                [[false; 5], [true; 5]]
+                    .into_iter()
+                    .flat_map(|flags| of((dim, dim_v, 8), (dtype, dtype), flags, rounded)),
+            );
         }
     }
     all

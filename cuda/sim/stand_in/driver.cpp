@@ -55,7 +55,8 @@ enum Attribute : int {
     MAX_SHARED_MEMORY_PER_BLOCK_OPTIN = 97,
     MEMORY_POOLS_SUPPORTED = 115,
 };
-constexpr int MAX_DYNAMIC_SHARED_SIZE_BYTES = 8; // of a function
+// Of a function.
+constexpr int MAX_DYNAMIC_SHARED_SIZE_BYTES = 8, PREFERRED_SHARED_MEMORY_CARVEOUT = 9;
 constexpr u32 SHARED_BYTES_WITHOUT_OPTIN = 48 << 10;
 
 namespace {
@@ -717,6 +718,9 @@ int cuFuncSetAttribute(void* function, int attribute, int value) {
     Lock lock(everything);
     if (const Code code = ready("cuFuncSetAttribute")) {
         return code;
+    }
+    if (attribute == PREFERRED_SHARED_MEMORY_CARVEOUT && value >= -1 && value <= 100) {
+        return OK;
     }
     if (attribute != MAX_DYNAMIC_SHARED_SIZE_BYTES || value < 0 || u32(value) > most_shared_bytes()) {
         return refuse(INVALID_VALUE, "function attribute %d = %d", attribute, value);
