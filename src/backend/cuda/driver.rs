@@ -253,13 +253,6 @@ impl Driver {
         // SAFETY: the function is the module's. An upper bound; a launch takes what it asks for.
         unsafe { result::function::set_function_attribute(function.function, most, self.shared_limit as i32) }
             .map_err(failed("shared memory"))?;
-        // Tiles want shared memory for as many workgroups as there is room for; other kernels are better off with a cache.
-        if text.kernel.starts_with("attention") {
-            let carveout = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT;
-            // SAFETY: as above. A wish in percent.
-            unsafe { result::function::set_function_attribute(function.function, carveout, 100) }
-                .map_err(failed("shared memory"))?;
-        }
         Ok(function)
     }
 

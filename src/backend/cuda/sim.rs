@@ -72,6 +72,8 @@ const MOST_RECORDED: u32 = 16;
 /// A kernel's entry point, with the library that holds it.
 pub(super) struct Function {
     entry: Entry,
+    /// Bytes of the kernel's argument: the driver would read as many, whatever the host has laid out.
+    args_bytes: u64,
     _library: Library,
     source: String,
     recorded: AtomicU32,
@@ -142,10 +144,17 @@ impl Sim {
         })?;
         // SAFETY: the shim's KERNEL macro defines the symbol with this type.
         let entry = unsafe { library.get::<Entry>(b"colatent_launch\0") }.map_err(unavailable)?;
-        Ok(Function { entry: *entry, _library: library, source, recorded: AtomicU32::new(0) })
+        // SAFETY: as above.
+        let args_bytes = unsafe { library.get::<*const u64>(b"colatent_args_bytes\0").map(|bytes| **bytes) };
+        let args_bytes = args_bytes.map_err(unavailable)?;
+        Ok(Function { entry: *entry, args_bytes, _library: library, source, recorded: AtomicU32::new(0) })
     }
 
     pub fn launch(&self, function: &Function, launch: &Launch<'_>) -> Result<()> {
+        if (launch.args.len() as u64) < function.args_bytes {
+            let expected = format!("{} bytes", function.args_bytes);
+            return Err(Error::invalid(launch.kernel.name, "args", expected, launch.args.len()));
+        }
         let number = self.launches.fetch_add(1, Ordering::Relaxed);
         let seed = self.seed.unwrap_or(number);
         let record = self.record.as_ref();
