@@ -1,7 +1,7 @@
 // arrival.cuh: the workgroup that writes the last state of a row merges the row. After state.cuh,
 // attention_args.cuh and fragment.cuh.
 //
-//   states | barrier | fence | count an arrival at (row, part of the heads) | fence | who is last | barrier | merge, epilogue
+//   states | barrier | count an arrival at (row, part of the heads), ordered | who is last | barrier | merge, epilogue
 //
 // The last one takes all states in the order of the row's list, so that no bit depends on who it is, and puts the
 // counter back to 0: the next launch finds what this one found. A row of one state has nobody to wait for.
@@ -47,9 +47,7 @@ DEVICE void merge_arrived(const AttentionArgs& args, u32 rows, u32 num_rows, u32
             continue;
         }
         u32* arrivals = args.arrivals + u64(row) * (args.params.num_kv_heads * HEAD_PARTS) + head_part_of(share);
-        __threadfence();
-        is_last[i] = atomicAdd(arrivals, 1u) + 1 == count;
-        __threadfence();
+        is_last[i] = atomic_add_ordered(arrivals, 1u) + 1 == count;
         if (is_last[i] != 0) {
             atomicExch(arrivals, 0u);
         }

@@ -69,6 +69,14 @@ DEVICE f32 reciprocal_approx(f32 x) {
     return y;
 }
 
+// As atomicAdd on global memory. What this thread and those it met at a barrier wrote before is seen by who adds later and by
+// those who meet it. One order instead of a fence on either side, each of which would empty the level-1 cache.
+DEVICE u32 atomic_add_ordered(u32* address, u32 value) {
+    u32 old;
+    asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], %2;" : "=r"(old) : "l"(address), "r"(value) : "memory");
+    return old;
+}
+
 // Conversions of bits round to nearest, ties to even; a NaN becomes 0x7fff; above the largest is infinity.
 DEVICE f32 f16_to_f32(u16 bits) {
     f32 x;

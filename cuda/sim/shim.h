@@ -280,6 +280,13 @@ SIM_ATOMIC(atomicMin, u32, value < old ? value : old)
 SIM_ATOMIC(atomicOr, u32, old | value)
 SIM_ATOMIC(atomicExch, u32, value)
 
+static inline u32 atomic_add_ordered(u32* address, u32 value, SIM_LINE) {
+    __threadfence();
+    const u32 old = atomicAdd(address, value, line);
+    __threadfence();
+    return old;
+}
+
 // -- warps
 
 static inline void __syncwarp(SIM_LINE) {

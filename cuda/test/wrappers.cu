@@ -31,7 +31,7 @@ enum Primitive : u32 {
     CHUNKS,                 // f32 [0..4) -> stored and loaded as f16 (2 words), as bf16 (2 words)
     INTEGERS,               // [0], [1] -> __umulhi, __clz, __popc, min + max of both signs
     FLOATS,                 // f32 [0..3) -> fmaxf, fminf, fmaf, floorf
-    ATOMICS,                // [0] -> sum and maximum of the block; of its threads below 32, in global memory
+    ATOMICS,                // [0] -> sum and maximum of the block; of its threads below 32, in global memory, the sum ordered
     BARRIER_OR,             // [0..3) -> whether any of the block is not 0, one barrier each
 };
 
@@ -225,7 +225,7 @@ KERNEL(wrappers, WrappersArgs, 64, 1) {
         atomicAdd(&s.sum, in[0]);
         atomicMax(&s.most, in[0]);
         if (thread < 32) {
-            atomicAdd(&counters[0], in[0]);
+            atomic_add_ordered(&counters[0], in[0]);
             atomicMax(&counters[1], in[0]);
         }
         __syncthreads();
