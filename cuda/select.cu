@@ -5,14 +5,17 @@
 //
 // Shapes    q [row, head, 4 CHUNKS], k [page, page_size, 4 CHUNKS]: views with strides, in chunks of 4 elements;
 //           weights [row, head] f32; scores [row, 32 words] scratch; selection [row, words], bit s % 32 of word s / 32.
-// Tables    header [indptr, runs, pages, -]; indptr [rows + 1]; run [first token, tokens, slot of the first, first page].
-// Grid      one block of LANES threads per row. A thread takes every LANES-th key of a run.
+// Tables    header [indptr, runs, pages, -]; indptr [rows + 1]; run [first token, tokens, slot of the first, first page];
+//           arrivals [row], zero before and after a launch.
+// Grid      blocks of LANES threads, one per row and SLOTS_OF_BLOCK slots, which it scores; the last one of a row chooses.
+//           A thread takes every LANES-th key of a run.
 // Passes    1 for the scores, as keys that ascend with them (0: not seen); 4 for the least key that is chosen, 8 bits at a
 //           time; 1 over the units for where equal ones end, a stretch of them per thread; 1 for the bits.
-// Numerics  f32: chunks in order, then heads in order. Equal means equal as f32; a NaN is below every number.
-// Memory    a thread reads keys of its own, one after the other: no shared tile of keys, no matrix units. The scores of a
-//           row are written once and read 6 times.
-// Header    LANES (256), CHUNKS; storage q, k.
+// Numerics  f32: chunks in order, then heads in order. Equal means equal as f32; a NaN is below every number. A score is one
+//           thread's, so that no bit depends on the blocks.
+// Memory    a thread has a key in registers for all heads, up to 128 lanes; queries are the same for all threads. No matrix
+//           units. The scores of a row are written once and read 6 times.
+// Header    LANES (256), SLOTS_OF_BLOCK, CHUNKS; storage q, k.
 
 // #include "common/prelude.cuh"
 // #include "common/dtype.cuh"
@@ -44,6 +47,7 @@ struct SelectArgs {
     const u32* tables;
     u32* scores;
     u32* selection;
+    u32* arrivals;
 };
 
 struct Shared {
@@ -92,12 +96,28 @@ DEVICE u32 unit_key(const SelectParams& params, const u32* scores, u32 unit) {
 DEVICE f32 score(const SelectArgs& args, u32 row, u64 key) {
     const SelectParams& params = args.params;
     const u64 query = u64(row) * params.q_row_stride;
+    constexpr bool IS_KEPT = CHUNKS <= 32;
+    f32x4 kept[IS_KEPT ? CHUNKS : 1];
+    if constexpr (IS_KEPT) {
+#pragma unroll
+        for (u32 c = 0; c < CHUNKS; c++) {
+            kept[c] = load_chunk(args.k, key + c);
+        }
+    }
     f32 score = 0.0f;
     for (u32 h = 0; h < params.heads; h++) {
+        const u64 head = query + u64(h) * params.q_head_stride;
         f32 product = 0.0f;
+        if constexpr (IS_KEPT) {
+#pragma unroll
+            for (u32 c = 0; c < CHUNKS; c++) {
+                product += sum(load_chunk(args.q, head + c) * kept[c]);
+            }
+        } else {
 #pragma unroll 4
-        for (u32 c = 0; c < CHUNKS; c++) {
-            product += sum(load_chunk(args.q, query + u64(h) * params.q_head_stride + c) * load_chunk(args.k, key + c));
+            for (u32 c = 0; c < CHUNKS; c++) {
+                product += sum(load_chunk(args.q, head + c) * load_chunk(args.k, key + c));
+            }
         }
         score = fmaf(args.weights[u64(row) * params.weights_row_stride + h], fmaxf(product, 0.0f), score);
     }
@@ -108,22 +128,35 @@ KERNEL(select, SelectArgs, LANES, 1) {
     Shared& shared = shared_memory<Shared>();
     const SelectParams& params = args.params;
     const u32* tables = args.tables;
-    const u32 row = blockIdx.x, lane = threadIdx.x;
     const u32 slots = params.words * 32, units = (slots + params.block - 1) / params.block;
+    const u32 blocks = gridDim.x / params.rows, row = blockIdx.x / blocks, lane = threadIdx.x;
     u32* scores = args.scores + u64(row) * slots;
 
-    // -- scores
-    for (u32 slot = lane; slot < slots; slot += LANES) {
+    // -- scores of my slots
+    const u32 my_first = blockIdx.x % blocks * SLOTS_OF_BLOCK, my_end = min(my_first + SLOTS_OF_BLOCK, slots);
+    for (u32 slot = my_first + lane; slot < my_end; slot += LANES) {
         scores[slot] = 0;
     }
     __syncthreads();
     for (u32 r = tables[tables[0] + row]; r < tables[tables[0] + row + 1]; r++) {
         const u32* run = tables + tables[1] + r * 4;
-        for (u32 i = lane; i < run[1]; i += LANES) {
-            const u32 token = run[0] + i, page = tables[tables[2] + run[3] + token / params.page_size];
+        const u32 run_first = run[2], run_end = run_first + run[1];
+        for (u32 slot = max(my_first, run_first) + lane; slot < min(my_end, run_end); slot += LANES) {
+            const u32 token = run[0] + (slot - run_first), page = tables[tables[2] + run[3] + token / params.page_size];
             const u64 key = u64(page) * params.k_page_stride + u64(token % params.page_size) * params.k_token_stride;
-            scores[run[2] + i] = key_of(score(args, row, key));
+            scores[slot] = key_of(score(args, row, key));
         }
+    }
+
+    // -- who is last has all scores of the row
+    __syncthreads();
+    bool is_last = false;
+    if (lane == 0 && atomic_add_ordered(&args.arrivals[row], 1u) + 1 == blocks) {
+        is_last = true;
+        atomicExch(&args.arrivals[row], 0u);
+    }
+    if (__syncthreads_or(is_last) == 0) {
+        return;
     }
 
     // -- the least key that is chosen, from its highest byte on

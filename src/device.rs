@@ -77,7 +77,7 @@ impl Device {
     }
 
     /// A context and a stream that the caller has as raw handles: everything is launched on that stream, with that
-    /// context current for the call.
+    /// context current for the call. 0x2 names another stream on each thread of the host: such a device is for one thread.
     ///
     /// # Safety
     /// `context` is a live context, `stream` one of its streams (0x0, 0x1 and 0x2 name its default streams), and both

@@ -5,7 +5,9 @@ use crate::{Device, Result};
 /// Device memory for one plan at a time. [`Workspace::new`] is empty; the first `run` of a plan uploads the plan's
 /// tables and grows the scratch memory if it is too small. Later runs of the same plan allocate nothing.
 ///
-/// Work that was *encoded* with a workspace must be submitted before the workspace is given another plan.
+/// Work that was *encoded* with a workspace must be submitted before the workspace is given another plan. A CUDA graph that
+/// was captured with one keeps addresses of it, of the tensors and of the device's kernels: it must not be launched after any
+/// of them is gone or the workspace holds another plan, nor beside other work with the same workspace.
 pub struct Workspace {
     plan_id: u64,
     #[cfg(feature = "webgpu")]

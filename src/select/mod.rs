@@ -45,5 +45,5 @@ pub fn shader_variants() -> Vec<(String, String)> {
 #[doc(hidden)]
 #[cfg(feature = "cuda")]
 pub fn cuda_variants() -> Vec<(String, String)> {
-    plan::variants().iter().map(|v| (format!("select {}", v.options()), v.cuda())).collect()
+    plan::variants().into_iter().map(cuda::of_blocks).map(|v| (format!("select {}", v.options()), v.cuda())).collect()
 }
