@@ -150,12 +150,7 @@ KERNEL(select, SelectArgs, LANES, 1) {
 
     // -- who is last has all scores of the row
     __syncthreads();
-    bool is_last = false;
-    if (lane == 0 && atomic_add_ordered(&args.arrivals[row], 1u) + 1 == blocks) {
-        is_last = true;
-        atomicExch(&args.arrivals[row], 0u);
-    }
-    if (__syncthreads_or(is_last) == 0) {
+    if (__syncthreads_or(lane == 0 && arrives_last(&args.arrivals[row], blocks)) == 0) {
         return;
     }
 

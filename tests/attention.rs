@@ -18,9 +18,9 @@
 //! out, the second consumer with the queries of the first, boxes over the end of a page (large pages).
 //! In its schedule (tiles of matrix products): the list of what was put off not linked, or never done; an item put off and
 //! written all the same; a turn said before the last was taken, taken before all were done, or not handed back; the counter
-//! of tickets not put back (replay; one launch, second run); a consumer without queries that keeps its tiles; tiles of a careful pass not
-//! counted; no meeting behind the queries. In rows that are written at once: chunks of odd lanes swapped, a group behind
-//! the last written, the lse to base 2.
+//! of tickets not put back (replay; one launch, second run); a consumer without queries that keeps its tiles; tiles of a
+//! careful pass not counted; no meeting behind the queries. In rows that are written at once: chunks of odd lanes swapped, a
+//! group behind the last written, the lse to base 2.
 #[path = "attention/codes.rs"]
 mod codes;
 mod harness;

@@ -2,9 +2,10 @@
 //! included; of real numbers the chosen ones are those of the greatest scores, up to rounding.
 //! Planted and seen red: all units of the least chosen score taken (CUDA kernel: table, ties); no clamp of products at 0
 //! (shader: table). In the CUDA kernel's blocks: arrivals not put back (table, a second run), one arrival too few waited for
-//! (table), slots of the next block scored by nobody (table). In the CUDA kernel of attention: bits counted from the segment's token instead of the view's slot, the
-//! first row of an item choosing for all (both: table, any views, layers; the latter also the siblings' law); a tile
-//! skipped by the choice of the next one (five tests of attention). In the shaders: the bit of the neighbouring slot
+//! (table), slots of the next block scored by nobody (table).
+//! In the CUDA kernel of attention: bits counted from the segment's token instead of the view's slot, the first row of an
+//! item choosing for all (both: table, any views, layers; the latter also the siblings' law); a tile skipped by the choice
+//! of the next one (five tests of attention). In the shaders: the bit of the neighbouring slot
 //! (table, any views, layers, siblings' law, choosing every key); a tile that the first row did not choose skipped
 //! (`attention`: table); a step that the first lane did not choose skipped (`attention_subgroup`: layers, siblings' law).
 #[path = "select/attend.rs"]

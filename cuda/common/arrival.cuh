@@ -3,8 +3,8 @@
 //
 //   states | barrier | count an arrival at (row, part of the heads), ordered | who is last | barrier | merge, epilogue
 //
-// The last one takes all states in the order of the row's list, so that no bit depends on who it is, and puts the
-// counter back to 0: the next launch finds what this one found. A row of one state has nobody to wait for.
+// The last one takes all states in the order of the row's list, so that no bit depends on who it is. A row of one state has
+// nobody to wait for.
 
 // Merges the `count` states that the tables list from word `list` on. Whole warps.
 DEVICE void merge_row(const AttentionArgs& args, u32 row, u32 head, u32 list, u32 count) {
@@ -47,10 +47,7 @@ DEVICE void merge_arrived(const AttentionArgs& args, u32 rows, u32 num_rows, u32
             continue;
         }
         u32* arrivals = args.arrivals + u64(row) * (args.params.num_kv_heads * HEAD_PARTS) + head_part_of(share);
-        is_last[i] = atomic_add_ordered(arrivals, 1u) + 1 == count;
-        if (is_last[i] != 0) {
-            atomicExch(arrivals, 0u);
-        }
+        is_last[i] = arrives_last(arrivals, count);
     }
     barrier(1);
     for (u32 i = thread_of_tile() / 32; i < num_rows * GROUP; i += warps) {

@@ -155,3 +155,13 @@ template <class T> DEVICE T from_f32(f32 x) {
 template <class T> DEVICE u32 pack(f32 low, f32 high) {
     return pack_bits(T{}, low, high);
 }
+
+// Counts an arrival; whether it is the last of `count`, which puts the counter back to 0, so that the next launch finds what
+// this one found.
+DEVICE bool arrives_last(u32* arrivals, u32 count) {
+    const bool is_last = atomic_add_ordered(arrivals, 1u) + 1 == count;
+    if (is_last) {
+        atomicExch(arrivals, 0u);
+    }
+    return is_last;
+}

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::params::SelectParams;
-use super::plan::{LANES, SLOTS_OF_BLOCK, Work, variant};
+use super::plan::{LANES, Work, variant};
 use super::{OP, SelectArgs, SelectPlan};
 use crate::backend::cuda::{CHUNK, Gpu, Kernel, Launch, place};
 use crate::backend::source::Variant;
@@ -25,6 +25,9 @@ struct Args {
 }
 
 const _: () = assert!(size_of::<Args>() == 120);
+
+/// Slots that a block scores: the keys of one row are many blocks' work.
+const SLOTS_OF_BLOCK: usize = LANES;
 
 /// Bytes of the kernel's `Shared`: 256 bins, a count per thread, four words.
 const SHARED: usize = (256 + LANES + 4) * 4;

@@ -12,10 +12,6 @@ use crate::{Buffer, DType, Device, Result};
 #[cfg_attr(not(any(feature = "webgpu", feature = "cuda")), allow(dead_code))]
 pub(super) const LANES: usize = 256;
 
-/// Slots that a block scores on CUDA: the keys of one row are many blocks' work.
-#[cfg(feature = "cuda")]
-pub(super) const SLOTS_OF_BLOCK: usize = LANES;
-
 /// A validated launch. Build it once per step; run it for every layer with an indexer of its own.
 #[derive(Clone)]
 pub struct SelectPlan {

@@ -29,11 +29,6 @@ int cuInit(u32) {
     return OK;
 }
 
-int cuDriverGetVersion(int* version) {
-    *version = 13000;
-    return OK;
-}
-
 int cuGetErrorName(int code, const char** text) {
     static thread_local std::string name;
     name = "CUDA error " + std::to_string(code) + " of the stand-in";
@@ -62,15 +57,6 @@ int cuDeviceGetName(char* name, int bytes, int) {
     return OK;
 }
 
-int cuDeviceGetUuid(void* uuid, int) {
-    memset(uuid, 0, 16);
-    return OK;
-}
-
-int cuDeviceGetUuid_v2(void* uuid, int device) {
-    return cuDeviceGetUuid(uuid, device);
-}
-
 int cuDeviceGetAttribute(int* value, int attribute, int) {
     switch (attribute) {
     case MULTIPROCESSOR_COUNT: *value = 3; return OK;
@@ -92,18 +78,6 @@ int cuDevicePrimaryCtxRetain(Context** context, int) {
 int cuDevicePrimaryCtxRelease_v2(int) {
     Lock lock(everything);
     return --primary.uses < 0 ? refuse(INVALID_CONTEXT, "the primary context was released too often") : OK;
-}
-
-int cuCtxCreate_v4(Context** context, void*, u32, int) {
-    contexts.push_back(*context = new Context);
-    return is_initialized ? OK : NOT_INITIALIZED;
-}
-
-int cuCtxDestroy_v2(Context* context) {
-    if (current() == context) {
-        contexts.pop_back();
-    }
-    return OK; // names of contexts are not given twice
 }
 
 int cuCtxGetCurrent(Context** context) {

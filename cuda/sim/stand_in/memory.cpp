@@ -49,11 +49,6 @@ int cuPointerGetAttribute(u32* kind, int, u64 address) {
     return is_inside(address, 1) ? OK : INVALID_VALUE;
 }
 
-int cuMemGetInfo_v2(u64* unused, u64* all) {
-    *unused = *all = 1ull << 32;
-    return ready("cuMemGetInfo");
-}
-
 int cuMemsetD8Async(u64 address, u8 value, u64 bytes, void* stream) {
     Lock lock(everything);
     const Code code = range("cuMemsetD8Async", address, bytes);
@@ -78,12 +73,6 @@ int cuMemcpyHtoDAsync_v2(u64 to, const void* from, u64 bytes, void* stream) {
     });
 }
 
-int cuMemcpyHtoD_v2(u64 to, const void* from, u64 bytes) {
-    Lock lock(everything);
-    const int code = cuMemcpyHtoDAsync_v2(to, from, bytes, nullptr);
-    return code ? code : drain(stream_of(nullptr));
-}
-
 // Into pageable memory: over when the call returns.
 int cuMemcpyDtoHAsync_v2(void* to, u64 from, u64 bytes, void* stream) {
     Lock lock(everything);
@@ -97,10 +86,6 @@ int cuMemcpyDtoHAsync_v2(void* to, u64 from, u64 bytes, void* stream) {
         return OK;
     });
     return queued ? queued : drain(stream_of(stream));
-}
-
-int cuMemcpyDtoH_v2(void* to, u64 from, u64 bytes) {
-    return cuMemcpyDtoHAsync_v2(to, from, bytes, nullptr);
 }
 
 int cuMemcpyDtoDAsync_v2(u64 to, u64 from, u64 bytes, void* stream) {

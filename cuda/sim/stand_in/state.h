@@ -31,7 +31,6 @@ enum Code : int {
     NOT_FOUND = 500,
     NOT_READY = 600,
     LAUNCH_FAILED = 719,
-    NOT_SUPPORTED = 801,
     CAPTURE_UNSUPPORTED = 900,
     CAPTURE_INVALIDATED = 901,
 };
@@ -153,16 +152,14 @@ template <class T> bool is_of_context(const std::set<void*>& known, T* handle) {
     return known.count(handle) && handle->context == current();
 }
 
-// 0x0 and 0x1 are the legacy stream, 0x2 is the thread's.
+// 0x0 and 0x1 are the legacy stream, 0x2 is the thread's. Under the lock.
 inline Stream* stream_of(void* handle) {
     static std::map<std::pair<Context*, u64>, std::unique_ptr<Stream>> defaults;
-    static std::mutex guard;
     const u64 number = u64(handle);
     if (number > 2) {
         Stream* stream = static_cast<Stream*>(handle);
         return is_of_context(streams, stream) ? stream : nullptr;
     }
-    std::lock_guard<std::mutex> lock(guard);
     auto& stream = defaults[{current(), number == 2 ? u64(pthread_self()) : 0}];
     if (!stream) {
         stream.reset(new Stream{current(), {}, nullptr, false});

@@ -56,11 +56,7 @@ impl Block {
         match &self.gpu.runtime {
             Runtime::Driver(driver) => driver.clear(self.address, self.bytes),
             #[cfg(feature = "cuda-sim")]
-            Runtime::Sim(_) => {
-                self.gpu.refuse_in_capture("memset")?;
-                self.sim_write(0, &vec![0; self.bytes]);
-                Ok(())
-            }
+            Runtime::Sim(_) => self.write(0, &vec![0; self.bytes]),
         }
     }
 
@@ -72,7 +68,10 @@ impl Block {
             Runtime::Driver(driver) => driver.write(self.address + offset as u64, bytes),
             #[cfg(feature = "cuda-sim")]
             Runtime::Sim(_) => {
-                self.sim_write(offset, bytes);
+                // SAFETY: the range lies within the block, which is host memory, and launches are over when they return.
+                unsafe {
+                    std::ptr::copy_nonoverlapping(bytes.as_ptr(), (self.address as *mut u8).add(offset), bytes.len())
+                };
                 Ok(())
             }
         }
@@ -84,10 +83,7 @@ impl Block {
         match &self.gpu.runtime {
             Runtime::Driver(driver) => driver.copy(self.address, from.address, from.bytes),
             #[cfg(feature = "cuda-sim")]
-            Runtime::Sim(_) => {
-                self.sim_write(0, &from.read()?);
-                Ok(())
-            }
+            Runtime::Sim(_) => self.write(0, &from.read()?),
         }
     }
 
@@ -104,13 +100,6 @@ impl Block {
             },
         }
         Ok(bytes)
-    }
-
-    /// Of a range that was checked.
-    #[cfg(feature = "cuda-sim")]
-    fn sim_write(&self, offset: usize, bytes: &[u8]) {
-        // SAFETY: the range lies within the block, which is host memory, and launches are over when they return.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), (self.address as *mut u8).add(offset), bytes.len()) };
     }
 
     fn check(&self, op: &'static str, offset: usize, bytes: usize) -> Result<()> {
